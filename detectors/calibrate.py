@@ -1,0 +1,138 @@
+"""Conformal p-values and the false-positive rates that a calibration set can assure.
+
+Torch-free: serving uses it. Sources: Vovk, Gammerman and Shafer, *Algorithmic Learning in a
+Random World* (2005); Bates et al., *Testing for outliers with conformal p-values* (Annals of
+Statistics 51, 2023), from which the Beta law of the realised rate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from models.engine import Readings
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class PValues:
+    """Conformal p-values of one image, each in ``(0, 1]``; NaN where a score was not finite."""
+
+    predicted: int
+    """Index of the predicted class, whose calibration cell was used."""
+    fused: float
+    quality: float
+    detectors: tuple[float, ...]
+
+
+def conformal_p(sorted_scores: Scores, score: float) -> float:
+    """``(1 + #{calibration scores >= score}) / (n + 1)``; NaN for a score that is not finite.
+
+    Args:
+        sorted_scores: ``float32[n]``, ascending.
+    """
+    if not np.isfinite(score):
+        return float("nan")
+    n = len(sorted_scores)
+    at_least = n - int(np.searchsorted(sorted_scores, np.float32(score), side="left"))
+    return (1 + at_least) / (n + 1)
+
+
+def rank(n: int, alpha: float) -> int:
+    """How many of n + 1 exchangeable scores may be flagged at level ``alpha``: the number of
+    calibration scores that a flagged score may fall below, plus one. 0: unattainable."""
+    return int(np.floor((n + 1) * alpha + 1e-9))
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """``P(Binomial(n, p) <= k)``, summed in log space."""
+    terms = (
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
+        + i * math.log(p) + (n - i) * math.log1p(-p)
+        for i in range(k + 1)
+    )
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
+
+
+def assured_level(n: int, alpha: float, confidence: float = 0.95) -> float | None:
+    """The largest nominal level ``l / (n + 1)`` whose realised FPR is at most ``alpha`` with
+    ``confidence`` over calibration sets; None when ``n`` is too small for any.
+
+    The realised FPR of ``p <= l / (n + 1)`` is Beta(l, n + 1 - l), and
+    ``P(Beta(l, n + 1 - l) <= alpha) = P(Binomial(n, alpha) >= l)``.
+    """
+    best = None
+    for flagged in range(1, rank(n, alpha) + 1):
+        if 1 - binomial_cdf(flagged - 1, n, alpha) < confidence:
+            break
+        best = flagged / (n + 1)
+    return best
+
+
+def images_needed(alpha: float, confidence: float = 0.95) -> int:
+    """The smallest calibration cell for which ``assured_level`` exists: ``(1-alpha)^n <= 1-c``."""
+    return int(np.ceil(np.log(1 - confidence) / np.log(1 - alpha)))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Calibration scores of one predicted class, each column sorted ascending."""
+
+    fused: Scores
+    quality: Scores
+    detectors: Scores
+    """``float32[n, D]``, every column sorted on its own."""
+
+    def __len__(self) -> int:
+        return len(self.fused)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """One cell per predicted class."""
+
+    cells: tuple[Cell, ...]
+
+    @classmethod
+    def learn(cls, readings: Readings, classes: int) -> Self:
+        """Sort the scores of benign images that nothing was fitted on into cells by predicted
+        class. A class with no image gets an empty cell, whose p-values are all 1."""
+        predicted = predicted_class(readings.probabilities)
+        return cls(
+            tuple(
+                Cell(
+                    np.sort(readings.fused[predicted == c]),
+                    np.sort(readings.quality[predicted == c]),
+                    np.sort(readings.scores[predicted == c], axis=0),
+                )
+                for c in range(classes)
+            )
+        )
+
+    def p_values(self, readings: Readings) -> list[PValues]:
+        """One ``PValues`` an image."""
+        answers = []
+        for i, c in enumerate(predicted_class(readings.probabilities)):
+            cell = self.cells[c]
+            answers.append(
+                PValues(
+                    predicted=int(c),
+                    fused=conformal_p(cell.fused, float(readings.fused[i])),
+                    quality=conformal_p(cell.quality, float(readings.quality[i])),
+                    detectors=tuple(
+                        conformal_p(cell.detectors[:, d], float(score))
+                        for d, score in enumerate(readings.scores[i])
+                    ),
+                )
+            )
+        return answers
+
+
+def predicted_class(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """``intp[N]``: the most probable class. A NaN row predicts class 0; its scores are NaN too."""
+    return np.argmax(np.nan_to_num(probabilities, nan=0.0), axis=1)

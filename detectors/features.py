@@ -1,0 +1,40 @@
+"""What a detector sees of an image: the diagnostic model's own activations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Features(NamedTuple):
+    """Features of N images. A NamedTuple of tensors, so that it traces and exports."""
+
+    taps: tuple[Tensor, ...]
+    """``float32[N, d_l]`` each: pooled activations in network order; the last is the penultimate
+    layer (the input of the classifying layer)."""
+    logits: Tensor
+    """``float32[N, K]``, one per class whatever the head (``models.head.class_logits``)."""
+    squeezed_logits: Tensor
+    """``float32[N, K]``: the same for the squeezed view; ``[N, 0]`` when the guard has none."""
+
+    @property
+    def predicted(self) -> Tensor:
+        """``int64[N]``: index of the class with the largest logit."""
+        return self.logits.argmax(dim=1)
+
+    def rows(self, index: Tensor) -> Features:
+        """The images at ``index`` (integer or boolean)."""
+        return Features(
+            tuple(tap[index] for tap in self.taps), self.logits[index], self.squeezed_logits[index]
+        )
+
+
+def concatenate(parts: list[Features]) -> Features:
+    """Join along N."""
+    return Features(
+        tuple(torch.cat(taps) for taps in zip(*(part.taps for part in parts), strict=True)),
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.squeezed_logits for part in parts]),
+    )

@@ -1,0 +1,8 @@
+"""Diagnostic models: what they declare, how they load, how they run.
+
+``spec`` declares a model; ``imaging`` decodes files; ``datasets`` reads labelled folders;
+``preprocess``, ``resnet``, ``diagnostic``, ``load`` and ``train`` are the torch half;
+``engine``, ``onnx_engine`` and ``torch_engine`` run graphs; ``zoo`` holds the models we ship.
+
+This package imports no other package of the project, and importing it does not import torch.
+"""
