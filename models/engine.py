@@ -14,6 +14,10 @@ Batch = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
+class EngineProblem(Exception):
+    """A graph that cannot be loaded or run. The message is a sentence: what and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Readings:
     """What one forward pass says about N images. All arrays are float32."""
