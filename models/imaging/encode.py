@@ -55,12 +55,13 @@ def dicom(
     from pydicom.filewriter import dcmwrite
     from pydicom.uid import (
         PYDICOM_IMPLEMENTATION_UID,
+        UID,
         DigitalXRayImageStorageForPresentation,
         ExplicitVRLittleEndian,
     )
 
     content = hashlib.sha256(f"{pixels.shape}{bits}{patient}".encode() + pixels.tobytes()).digest()
-    instance = _uid(content)
+    instance = UID(_uid(content))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation

@@ -63,7 +63,7 @@ def _modality(
     slope, intercept = (values.decimals(tag) for tag in (_SLOPE, _INTERCEPT))
     if len(slope) > 1 or len(intercept) > 1 or slope == (0.0,):
         raise unusable("The DICOM rescale slope must be one number other than 0.")
-    if slope or intercept:
+    if slope not in ((), (1.0,)) or intercept not in ((), (0.0,)):
         notes.append("rescaled")
     return stored.astype(np.float64) * (slope or (1.0,))[0] + (intercept or (0.0,))[0]
 
