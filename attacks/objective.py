@@ -58,7 +58,9 @@ class Margin:
     kappa: float = 0.0
     masked: bool = True
     """False reproduces the released code of Ma et al.: the true logit is multiplied by 0 instead
-    of being left out, so that the "best other" logit is never below 0."""
+    of being left out, so that the "best other" logit is never below 0. Where all the others are
+    below 0 only the true logit guides the attack; on the class of a sigmoid head whose logit is
+    the constant 0, nothing does."""
     targeted: bool = False
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,83 @@
+"""From clean images to everything that a guard is fitted and judged on: shifted and attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from attacks.adversarial import AdversarialSet
+from attacks.corruptions import corrupt
+from attacks.deliver import Container
+from attacks.generate import generate, image_seed
+from attacks.objective import Model
+from attacks.presets import preset
+from detectors.samples import Samples
+
+FAMILIES = ("fgsm", "bim", "pgd", "cw_linf")  # Ma et al. 2021
+FIT_EPSILONS = (1.0, 2.0, 4.0)
+EPSILONS = (0.5, 1.0, 2.0, 4.0)
+
+MILD = ("faint_noise", "sign_noise", "jpeg", "gaussian_blur", "contrast_up", "contrast_down")
+"""Shifts that every guard is fitted to pass: too small to harm a diagnosis, and as large as a
+1/255 attack."""
+
+
+def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:
+    """``clean`` through one corruption."""
+    return Samples(
+        images=tuple(
+            corrupt(name, image, severity, image_seed(seed, f"{name}:{severity}:{key}"))
+            for image, key in zip(clean.images, clean.keys, strict=True)
+        ),
+        labels=clean.labels,
+        groups=clean.groups,
+        keys=clean.keys,
+        origin=name,
+        level=float(severity),
+    )
+
+
+def attacked(
+    model: Model,
+    clean: Samples,
+    families: Sequence[str],
+    epsilons: Sequence[float],
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    container: Container | None = Container.PNG8,
+) -> tuple[AdversarialSet, ...]:
+    """Every family at every epsilon on every image."""
+    return generate(
+        model,
+        clean.images,
+        clean.labels,
+        clean.groups,
+        clean.keys,
+        [preset(family, epsilon) for epsilon in epsilons for family in families],
+        seed=seed,
+        device=device,
+        progress=progress,
+        container=container,
+    )
+
+
+def spread_over_epsilons(clean: Samples, epsilons: Sequence[float], seed: int) -> list[Samples]:
+    """Deal the images out, one part an epsilon: a fit needs every epsilon, not on every image."""
+    place = np.array([image_seed(seed, f"epsilon:{group}") for group in clean.groups])
+    return [clean.rows(np.flatnonzero(place % len(epsilons) == i)) for i in range(len(epsilons))]
+
+
+def as_samples(adversarial: AdversarialSet) -> Samples:
+    """The delivered images of one attack."""
+    return Samples(
+        images=tuple(np.asarray(image, dtype=np.uint8) for image in adversarial.pixels),
+        labels=adversarial.labels,
+        groups=adversarial.groups,
+        keys=adversarial.keys,
+        origin=adversarial.spec.name,
+        level=adversarial.spec.epsilon,
+        attacked=True,
+    )

@@ -1,0 +1,84 @@
+"""Two small trained classifiers, soft enough that attacks neither always nor never succeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.head import class_logits
+from models.spec import Head
+
+SIDE = 16
+
+
+class SmallClassifier(nn.Module):
+    """Pixels ``float32[N, 16, 16, 1]`` to class logits. In double precision, so that a batch's
+    size does not decide the sign of a gradient that is nearly zero."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+        self.network = nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2, padding=1),
+            nn.Softplus(),
+            nn.Conv2d(8, 16, 3, stride=2, padding=1),
+            nn.Softplus(),
+            nn.Flatten(),
+            nn.Linear(256, 1 if head is Head.SIGMOID else 3),
+        ).double()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = (pixels.double().permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+        return class_logits(self.network(x), self.head)
+
+
+@dataclass(frozen=True)
+class Task:
+    model: SmallClassifier
+    pixels: Tensor
+    """``float32[N, 16, 16, 1]``, whole grey levels."""
+    labels: Tensor
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        return list(self.pixels.numpy().astype(np.uint8))
+
+
+def _images(classes: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE] / SIDE * 2 * np.pi
+    patterns = np.stack([np.sin(2 * rows), np.sin(2 * columns), np.sin(rows + columns)])
+    noise = rng.normal(scale=20, size=(count, SIDE, SIDE))
+    pixels = np.clip(np.rint(120 + 6 * patterns[labels] + noise), 0, 255)
+    # black and white corners, as scanners and digitisers leave them
+    pixels[:, :3, :3], pixels[:, -3:, -3:] = 0, 255
+    return torch.from_numpy(pixels[..., None].astype(np.float32)), torch.from_numpy(labels)
+
+
+def _train(head: Head) -> Task:
+    classes = 2 if head is Head.SIGMOID else 3
+    torch.manual_seed(0)
+    model = SmallClassifier(head)
+    pixels, labels = _images(classes, 300, seed=1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(pixels), labels).backward()
+        optimizer.step()
+    model.eval().requires_grad_(False)
+    return Task(model, *_images(classes, 100, seed=2))
+
+
+@pytest.fixture(scope="session", params=[Head.SOFTMAX, Head.SIGMOID], ids=str)
+def task(request: pytest.FixtureRequest) -> Task:
+    return _train(request.param)
+
+
+@pytest.fixture(scope="session")
+def three_classes() -> Task:
+    return _train(Head.SOFTMAX)
