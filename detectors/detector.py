@@ -20,7 +20,13 @@ class Detector(nn.Module, ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def fit(self, benign: Features, labels: Tensor, adversarial: Features) -> Self:
+    def fit(
+        self,
+        benign: Features,
+        labels: Tensor,
+        adversarial: Features,
+        groups: Tensor | None = None,
+    ) -> Self:
         """Learn from the *reference* split.
 
         Args:
@@ -28,6 +34,9 @@ class Detector(nn.Module, ABC):
             labels: ``int64[N]``, their true classes.
             adversarial: features of attacked images from the same patients. Detectors that
                 learn from benign images alone ignore it.
+            groups: ``int64[N + M]``, the patient (or source) of each benign image, then of each
+                attacked one. A benign image and its own shifted or attacked version are never
+                compared. None: every image is its own group.
         """
 
     @abstractmethod
