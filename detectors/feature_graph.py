@@ -1,0 +1,113 @@
+"""The first part of the fused graph: pixels to logits, taps and the squeezed view's logits."""
+
+from __future__ import annotations
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from detectors.squeeze import median3
+from models.diagnostic import DiagnosticModel
+from models.export import IMAGE_AXES, example_pixels, export_onnx
+from models.head import class_logits, probabilities
+from models.load import OnnxModel
+from models.onnx_graph import compose
+from models.preprocess import Preprocess
+from models.spec import Head
+
+OUTPUTS = ("logits", "probabilities", "taps", "class_logits", "squeezed_logits")
+
+
+class _Views(nn.Module):
+    """Pixels to the network's input, followed by its squeezed view in one doubled batch."""
+
+    def __init__(self, preprocess: Preprocess, squeezed: bool) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.squeezed = squeezed
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.preprocess(image)
+        return torch.cat([x, median3(x)]) if self.squeezed else x
+
+
+class _Outputs(nn.Module):
+    """From the network's logits and activations of all views to the feature graph's outputs."""
+
+    def __init__(self, head: Head, squeezed: bool) -> None:
+        super().__init__()
+        self.head = head
+        self.squeezed = squeezed
+
+    def forward(self, raw: Tensor, *taps: Tensor) -> tuple[Tensor, ...]:
+        n = raw.shape[0] // 2 if self.squeezed else raw.shape[0]
+        logits = raw[:n]
+        joined = torch.cat([tap[:n] for tap in taps], dim=1)
+        own = class_logits(logits, self.head)
+        squeezed = class_logits(raw[n:], self.head) if self.squeezed else own[:, :0]
+        return logits, probabilities(logits, self.head), joined, own, squeezed
+
+
+class _FeatureGraph(nn.Module):
+    def __init__(self, model: DiagnosticModel, squeezed: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.views = _Views(model.preprocess, squeezed)
+        self.outputs = _Outputs(model.spec.head, squeezed)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        raw, taps = self.model.activations(self.views(image))
+        outputs: tuple[Tensor, ...] = self.outputs(raw, *taps)
+        return outputs
+
+
+def feature_graph(model: DiagnosticModel | OnnxModel, squeezed: bool) -> onnx.ModelProto:
+    """``image -> logits, probabilities, taps, class_logits, squeezed_logits`` (all ``[N, ...]``).
+
+    With ``squeezed`` the network runs on ``2 N`` images, the second half through the 3 x 3 median;
+    without, ``squeezed_logits`` is ``[N, 0]``.
+    """
+    if isinstance(model, DiagnosticModel):
+        return onnx.load_from_string(
+            export_onnx(
+                _FeatureGraph(model, squeezed),
+                {"image": example_pixels()},
+                OUTPUTS,
+                {"image": IMAGE_AXES},
+            )
+        )
+    return _composed(model, squeezed)
+
+
+def _composed(model: OnnxModel, squeezed: bool) -> onnx.ModelProto:
+    """An ONNX-only model keeps its own nodes; only what stands before and after is ours."""
+    spec = model.spec
+    views = export_onnx(
+        _Views(Preprocess(spec.preprocessing), squeezed),
+        {"image": example_pixels()},
+        ("x",),
+        {"image": IMAGE_AXES},
+    )
+    examples = {"raw": torch.randn(4, spec.logits)}
+    examples |= {f"tap{i}": torch.randn(4, width) for i, width in enumerate(model.tap_widths)}
+    after = export_onnx(
+        _Outputs(spec.head, squeezed), examples, OUTPUTS, {name: (0,) for name in examples}
+    )
+    weights = {tensor.name for tensor in model.graph.graph.initializer}
+    (image,) = (value.name for value in model.graph.graph.input if value.name not in weights)
+    values = [output.name for output in model.graph.graph.output]
+    return compose(
+        {
+            "views": onnx.load_from_string(views),
+            "network": model.graph,
+            "outputs": onnx.load_from_string(after),
+        },
+        {
+            f"network/{image}": "views/x",
+            **{
+                f"outputs/{name}": f"network/{value}"
+                for name, value in zip(examples, values, strict=True)
+            },
+        },
+        {name: f"outputs/{name}" for name in OUTPUTS},
+    )

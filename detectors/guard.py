@@ -1,0 +1,97 @@
+"""The second part of the fused graph: every detector, their fusion and the quality score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from detectors.agreement import Agreement
+from detectors.detector import Detector
+from detectors.dfeat import DFeat
+from detectors.features import Features
+from detectors.fusion import Fusion
+from detectors.kd import KernelDensity
+from detectors.lid import Lid
+from detectors.mahalanobis import Mahalanobis
+from detectors.qfeat import QFeat
+from detectors.quality import Quality
+from models.export import export_onnx
+from models.onnx_graph import compose
+
+INPUTS = ("taps", "class_logits", "squeezed_logits")
+OUTPUTS = ("scores", "fused", "quality")
+
+DETECTORS: dict[str, type[Detector]] = {
+    detector.name: detector
+    for detector in (KernelDensity, Lid, Mahalanobis, DFeat, QFeat, Agreement)
+}
+
+
+def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    """``[N, sum d]`` to one ``[N, d_l]`` a tap."""
+    return tuple(torch.split(joined, list(widths), dim=1))
+
+
+class Guard(nn.Module):
+    """Fitted detectors as one module: features to scores, fused score and quality score.
+
+    ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
+    ``squeezed_logits [N, K or 0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
+    """
+
+    def __init__(
+        self, detectors: Sequence[Detector], widths: Sequence[int], classes: int
+    ) -> None:
+        super().__init__()
+        self.detectors = nn.ModuleList(detectors)
+        self.widths = tuple(widths)
+        self.classes = classes
+        self.fusion = Fusion()
+        shared = next((d.distances for d in detectors if isinstance(d, Mahalanobis)), None)
+        self.quality = Quality(shared)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Detectors in the order of their columns."""
+        return tuple(d.name for d in self.detectors)  # type: ignore[misc]  # Modules to torch
+
+    @property
+    def squeezes(self) -> bool:
+        """Whether a detector needs the squeezed view."""
+        return Agreement.name in self.names
+
+    def scores(self, features: Features) -> Tensor:
+        """``float32[N, D]``."""
+        return torch.stack([detector(features) for detector in self.detectors], dim=1)
+
+    def forward(
+        self, taps: Tensor, class_logits: Tensor, squeezed_logits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        features = Features(split_taps(taps, self.widths), class_logits, squeezed_logits)
+        scores = self.scores(features)
+        return scores, self.fusion(scores), self.quality(features)
+
+
+def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
+    """The fused graph: ``features`` (``feature_graph``) followed by the exported ``guard``, with the
+    outputs of both."""
+    examples = {
+        "taps": torch.randn(3, sum(guard.widths)),
+        "class_logits": torch.randn(3, guard.classes),
+        "squeezed_logits": torch.randn(3, guard.classes if guard.squeezes else 0),
+    }
+    tail = onnx.load_from_string(
+        export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})
+    )
+    read = [value.name for value in tail.graph.input]
+    return compose(
+        {"model": features, "guard": tail},
+        {f"guard/{name}": f"model/{name}" for name in read},
+        {
+            **{name: f"model/{name}" for name in (output.name for output in features.graph.output)},
+            **{name: f"guard/{name}" for name in OUTPUTS},
+        },
+    )

@@ -1,0 +1,81 @@
+"""Which images of a data set may fit a guard, and which must judge it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from detectors.samples import CLEAN, Samples
+from detectors.splits import assign
+from models.datasets import Dataset, Example, Loaded, group_digest
+from models.spec import ModelSpec
+
+FRACTIONS = {"reference": 0.22, "fusion": 0.18, "calibration": 0.6}
+"""Calibration gets most: at 1 % FPR a class needs 299 images before anything can be assured."""
+
+HELD_OUT = {"guard": 0.6, "test": 0.4}  # when the data set declares no test split
+
+
+def guard_examples(dataset: Dataset, spec: ModelSpec, seed: int) -> tuple[Example, ...]:
+    """Images that the model was not trained on and that are not for testing.
+
+    A model's own training images look more typical than any new one, so a guard calibrated on
+    them would raise false alarms. When the model lists no training patients, the data set's
+    ``train`` split is taken for them.
+    """
+    trained = set(spec.trained_on)
+    test = {example.key for example in test_examples(dataset, seed)}
+    return tuple(
+        example
+        for example in dataset.examples
+        if example.key not in test
+        and group_digest(example.group) not in trained
+        and not (not trained and example.split == "train")
+    )
+
+
+def test_examples(dataset: Dataset, seed: int) -> tuple[Example, ...]:
+    """The declared ``test`` split or, where no split is declared, a share of the patients."""
+    if any(example.split for example in dataset.examples):
+        return tuple(example for example in dataset.examples if example.split == "test")
+    places = assign([example.group for example in dataset.examples], HELD_OUT, seed)
+    return tuple(
+        example
+        for example, place in zip(dataset.examples, places, strict=True)
+        if place == "test"
+    )
+
+
+def clean_samples(loaded: Loaded) -> Samples:
+    """Decoded images as they came."""
+    return Samples(
+        images=tuple(image.pixels for image in loaded.images),
+        labels=np.array([example.label for example in loaded.examples], dtype=np.int64),
+        groups=tuple(example.group for example in loaded.examples),
+        keys=tuple(example.key for example in loaded.examples),
+        origin=CLEAN,
+    )
+
+
+def split_samples(clean: Samples, seed: int) -> dict[str, Samples]:
+    """``reference``, ``fusion`` and ``calibration``, by patient."""
+    places = np.array(assign(clean.groups, FRACTIONS, seed))
+    return {name: clean.rows(np.flatnonzero(places == name)) for name in FRACTIONS}
+
+
+def draw(clean: Samples, images: int, seed: int) -> Samples:
+    """At most ``images`` of them, whole patients first come first served in a seeded order, so that
+    a larger draw contains a smaller one."""
+    order = sorted(range(len(clean)), key=lambda i: (_place(seed, clean.groups[i]), clean.keys[i]))
+    return clean.rows(np.array(sorted(order[:images]), dtype=np.intp))
+
+
+def _place(seed: int, group: str) -> str:
+    return hashlib.sha256(f"draw:{seed}:{group}".encode()).hexdigest()
+
+
+def overlap(one: Sequence[str], other: Sequence[str]) -> set[str]:
+    """Groups on both sides; empty if the splits are sound."""
+    return set(one) & set(other)

@@ -1,0 +1,98 @@
+"""Torch modules to ONNX graphs, weights inside."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from models.diagnostic import DiagnosticModel
+from models.head import probabilities
+
+OPSET = 20
+
+
+class BareModel(nn.Module):
+    """The diagnostic model without a guard: pixels to raw logits and probabilities."""
+
+    def __init__(self, model: DiagnosticModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model.network(self.model.preprocess(image))
+        return logits, probabilities(logits, self.model.spec.head)
+
+
+def example_pixels() -> Tensor:
+    """``uint8[2, 300, 400, 3]``: no two axes alike, so that tracing keeps each of them apart."""
+    return torch.zeros(2, 300, 400, 3, dtype=torch.uint8)
+
+
+IMAGE_AXES = (0, 1, 2, 3)
+
+
+def export_onnx(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: tuple[str, ...],
+    dynamic: Mapping[str, tuple[int, ...]],
+) -> bytes:
+    """Trace ``module`` on ``inputs`` (by argument name) and return the ONNX file.
+
+    Args:
+        outputs: names for the module's outputs, in order.
+        dynamic: per input, the axes whose size is not fixed.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={
+                name: dict.fromkeys(dynamic.get(name, ()), torch.export.Dim.DYNAMIC)
+                for name in inputs
+            },
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def export_program(program: torch.export.ExportedProgram) -> bytes:
+    """A ``torch.export`` program as an ONNX file, with the program's own shapes."""
+    with _quiet():
+        exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
+    assert exported is not None
+    return exported.model_proto.SerializeToString()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about an absent torchvision at every call."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def export_bare(model: DiagnosticModel) -> bytes:
+    """The graph ``image -> logits, probabilities``."""
+    return export_onnx(
+        BareModel(model),
+        {"image": example_pixels()},
+        ("logits", "probabilities"),
+        {"image": IMAGE_AXES},
+    )

@@ -1,0 +1,183 @@
+"""The training recipe: a residual network from scratch on a labelled folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.datasets import Loaded, group_digest
+from models.diagnostic import DiagnosticModel
+from models.resnet import resnet
+from models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What varies between training runs."""
+
+    epochs: int = 24
+    batch: int = 32
+    learning_rate: float = 0.02
+    weight_decay: float = 5e-4
+    patience: int = 8
+    """Epochs without a lower validation loss after which training stops."""
+    validation: float = 0.12
+    """Share of the training patients that choose the epoch to keep."""
+    held_back: float = 0.4
+    """Share of the training patients never shown to the model, so that the guard can be fitted
+    and calibrated on images as unseen as those that it will meet."""
+    rotation: float = 10.0  # degrees; Ma et al. rotate by 20, Finlayson et al. by 45
+    scale: float = 0.1
+    shift: float = 0.05
+    contrast: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Progress after one epoch, on the validation patients."""
+
+    number: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    best: bool
+
+
+def bucket(group: str, seed: int) -> float:
+    """A stable place in ``[0, 1)`` for a patient: adding images never moves another patient."""
+    return int(group_digest(f"{seed}:{group}"), 16) / 2**64
+
+
+def pixels_of(loaded: Loaded) -> list[Tensor]:
+    """``uint8[1, H, W, C]`` tensors."""
+    return [torch.tensor(image.pixels).unsqueeze(0) for image in loaded.images]
+
+
+def train(
+    spec: ModelSpec,
+    loaded: Loaded,
+    recipe: Recipe,
+    device: str = "cpu",
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> DiagnosticModel:
+    """Train on the patients that ``recipe`` does not hold back and return the best epoch's model.
+
+    Its ``spec.trained_on`` lists the patients whose images it saw. Deterministic for a seed on one
+    machine and number of threads.
+    """
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    places = [bucket(example.group, recipe.seed) for example in loaded.examples]
+    shown = [i for i, place in enumerate(places) if place >= recipe.held_back]
+    edge = recipe.held_back + recipe.validation * (1 - recipe.held_back)
+    fitted = [i for i in shown if places[i] >= edge]
+    validated = [i for i in shown if places[i] < edge]
+    spec = spec.model_copy(
+        update={
+            "factory": "models.resnet:resnet",
+            "arguments": {
+                **spec.arguments,
+                "channels": spec.preprocessing.channels,
+                "logits": spec.logits,
+            },
+        }
+    )
+    network = resnet(**spec.arguments)  # type: ignore[arg-type]  # JSON values, checked by use
+    model = DiagnosticModel(spec, network).to(device)
+    model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    with torch.no_grad():
+        inputs = torch.cat([model.preprocess(p.to(device)) for p in pixels_of(loaded)])
+    labels = torch.tensor([example.label for example in loaded.examples], device=device)
+    counts = torch.bincount(labels[fitted], minlength=len(spec.classes)).float()
+    weights = counts.sum() / (len(spec.classes) * counts.clamp(min=1))
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        recipe.learning_rate,
+        momentum=0.9,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+    )
+    steps = recipe.epochs * -(-len(fitted) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.15
+    )
+    best_loss, best_state, since = float("inf"), network.state_dict(), 0
+    for number in range(1, recipe.epochs + 1):
+        network.train()
+        order = torch.tensor(fitted)[torch.randperm(len(fitted), generator=generator)]
+        losses = []
+        for index in order.split(recipe.batch):
+            batch = augment(inputs[index], recipe, generator)
+            loss = _loss(model, network(batch), labels[index], weights)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+            on_batch(len(index))
+        network.eval()
+        with torch.no_grad():
+            logits = torch.cat([network(inputs[i]) for i in torch.tensor(validated).split(64)])
+            loss_now = float(_loss(model, logits, labels[validated], weights))
+            right = model_predictions(model, logits) == labels[validated]
+        better = loss_now < best_loss
+        since = 0 if better else since + 1
+        if better:
+            best_loss = loss_now
+            best_state = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        on_epoch(
+            Epoch(number, float(np.mean(losses)), loss_now, float(right.float().mean()), better)
+        )
+        if since >= recipe.patience:
+            break
+    network.load_state_dict(best_state)
+    seen = sorted({group_digest(loaded.examples[i].group) for i in shown})
+    model.spec = spec.model_copy(update={"trained_on": tuple(seen), "taps": model.taps})
+    return model.eval()
+
+
+def model_predictions(model: DiagnosticModel, raw_logits: Tensor) -> Tensor:
+    """``int64[N]`` predicted classes from the network's raw logits."""
+    from models.head import class_logits
+
+    return class_logits(raw_logits, model.spec.head).argmax(dim=1)
+
+
+def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Random rotation, scale, shift and contrast of ``float32[N, C, h, w]``; never a flip, since
+    left and right are anatomy."""
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand(len(x), generator=generator) * 2 - 1) * limit
+
+    angle, zoom = torch.deg2rad(uniform(recipe.rotation)), 1 + uniform(recipe.scale)
+    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    rows = torch.stack(
+        [
+            torch.stack([cosine, -sine, uniform(2 * recipe.shift)], dim=1),
+            torch.stack([sine, cosine, uniform(2 * recipe.shift)], dim=1),
+        ],
+        dim=1,
+    ).to(x.device)
+    grid = functional.affine_grid(rows, list(x.shape), align_corners=False)
+    moved = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    gain = (1 + uniform(recipe.contrast)).to(x.device).reshape(-1, 1, 1, 1)
+    offset = uniform(recipe.contrast).to(x.device).reshape(-1, 1, 1, 1)
+    return (moved * gain + offset).contiguous(memory_format=torch.channels_last)
+
+
+def _loss(model: DiagnosticModel, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    from models.head import class_logits
+
+    # one label an image, so even a multi-label head is trained on a one-hot row
+    if model.spec.head.value == "multilabel":
+        rows = nn.functional.one_hot(labels, len(model.spec.classes)).float()
+        return functional.binary_cross_entropy_with_logits(logits, rows)
+    return functional.cross_entropy(class_logits(logits, model.spec.head), labels, weight=weights)
