@@ -1,0 +1,13 @@
+"""The gateway: an image comes in over HTTP, a verdict goes out, and both are on record.
+
+The walk, one direction: ``body`` reads the bytes, ``diagnose`` takes them through
+``models.imaging.decode``, ``batcher`` (the engine), ``detectors.calibrate``, ``decide`` and
+``records``, and ``answers`` says the result.
+
+``app`` wires; ``settings`` is the one table of options; ``guard`` is one bundle being served.
+``endpoints`` is ``POST /diagnose``, ``cases`` the held images, ``operations`` what operators poll.
+``auth``, ``admission`` and ``linger`` stand at the door; ``problems`` is every refusal;
+``metrics`` and ``logs`` tell what happened without saying to whom. ``cli`` is the command line.
+
+Imports ``detectors`` and ``models``, never torch.
+"""

@@ -1,0 +1,60 @@
+"""How much is taken in at once. What does not fit is shed at the door, not queued."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from service.problems import ServiceProblem
+
+
+class Admission:
+    """Counts requests and the bytes they hold. Used from the event loop only, so without a lock.
+
+    Args:
+        requests: most requests at once.
+        held_bytes: largest sum of their bodies and decoded pixels.
+    """
+
+    def __init__(self, requests: int, held_bytes: int) -> None:
+        self._requests = requests
+        self._held_bytes = held_bytes
+        self.requests = 0
+        self.held_bytes = 0
+
+    def enter(self) -> Ticket:
+        """A place, to be used as a context. Raises ``ServiceProblem`` 503 when all are taken."""
+        if self.requests >= self._requests:
+            raise ServiceProblem(503, "Too many requests are being answered; try again.")
+        return Ticket(self)
+
+    def _hold(self, count: int) -> None:
+        if self.held_bytes + count > self._held_bytes:
+            raise ServiceProblem(503, "The images being answered fill the memory; try again.")
+        self.held_bytes += count
+
+
+class Ticket:
+    """One request's place and the bytes it holds; leaving the context frees both."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+
+    def hold(self, count: int) -> None:
+        """Account for ``count`` more bytes. Raises ``ServiceProblem`` 503 when they do not fit."""
+        self._admission._hold(count)
+        self._bytes += count
+
+    def __enter__(self) -> Self:
+        self._admission.requests += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._admission.requests -= 1
+        self._admission.held_bytes -= self._bytes

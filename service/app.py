@@ -1,0 +1,89 @@
+"""Wires the service together; nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from fastapi import FastAPI
+
+from models.imaging import Limits
+from service import cases, endpoints, operations, problems
+from service.admission import Admission
+from service.auth import Auth
+from service.guard import LoadEngine, onnx_engine, open_guards
+from service.linger import Linger
+from service.metrics import Metrics
+from service.records import Records
+from service.settings import Settings
+
+
+def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> FastAPI:
+    """The application. Bundles are verified and loaded, and the database opened, here, before
+    anything listens; engines warm up when it starts.
+
+    Raises:
+        SettingsProblem, BundleProblem, EngineProblem, RecordsProblem: it must not start; each is
+            a sentence.
+    """
+    auth = Auth(settings.keys(), settings.host, settings.anonymous)
+    guards = open_guards(settings, load_engine)
+    admission = Admission(settings.max_in_flight, settings.max_held_bytes)
+    records = Records(settings.database)
+    records.open()
+    metrics = Metrics(guards, admission)
+    decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        records.start()
+        decoders.submit(_load_decoders)
+        for guard in guards.all:
+            if guard.unguarded_classes:
+                structlog.get_logger().warning(
+                    "too few calibration images to hold anything",
+                    model=guard.model.name,
+                    classes=guard.unguarded_classes,
+                )
+            guard.batcher.start()
+        yield
+        for guard in guards.all:
+            await asyncio.to_thread(guard.batcher.close)
+        decoders.shutdown()
+        await asyncio.to_thread(records.close)
+
+    app = FastAPI(
+        title="Lazaret",
+        summary="A guard in front of diagnostic imaging models",
+        version=version("lazaret"),
+        lifespan=running,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(Linger)
+    problems.install(app)
+    gateway = endpoints.Gateway(
+        guards=guards,
+        auth=auth,
+        admission=admission,
+        records=records,
+        metrics=metrics,
+        limits=Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels),
+        body_seconds=settings.body_seconds,
+        decoders=decoders,
+    )
+    app.include_router(endpoints.routes(gateway))
+    app.include_router(cases.routes(records, auth))
+    app.include_router(operations.routes(guards, metrics, auth))
+    return app
+
+
+def _load_decoders() -> None:
+    """Import what ``models.imaging.decode`` imports late, so that no request pays for it."""
+    for name in ("raster", "dicom"):
+        importlib.import_module(f"models.imaging.{name}")

@@ -1,0 +1,64 @@
+"""Who may ask: API keys, kept only as SHA-256 hashes, or anyone on the loopback address."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from typing import Literal
+
+from fastapi import Request
+
+from service.problems import ServiceProblem
+from service.settings import SettingsProblem
+
+ANONYMOUS = "anonymous"
+
+
+class Auth:
+    """Names the client of a request, or refuses it.
+
+    Args:
+        keys: client name to the hex SHA-256 of its key.
+        host: the address that the service is bound to.
+        anonymous: ``loopback`` lets anyone ask while there are no keys and ``host`` is loopback.
+
+    Raises:
+        SettingsProblem: there are no keys and anonymous access is not allowed.
+    """
+
+    def __init__(
+        self, keys: Mapping[str, str], host: str, anonymous: Literal["loopback", "never"]
+    ) -> None:
+        if not keys and (anonymous == "never" or not is_loopback(host)):
+            raise SettingsProblem(
+                f"no API keys are configured, and without them {host} would answer anyone; set "
+                "LAZARET_API_KEYS or LAZARET_API_KEYS_FILE, or bind to 127.0.0.1"
+            )
+        self._keys = {name: bytes.fromhex(digest) for name, digest in keys.items()}
+
+    def client(self, request: Request) -> str:
+        """The client's name. Raises ``ServiceProblem`` 401, or 403 for a rebound host name."""
+        if not self._keys:
+            # A web page can point its own name at 127.0.0.1 and read our answers; its Host header
+            # gives it away.
+            if not is_loopback(request.url.hostname or ""):
+                raise ServiceProblem(403, "Without API keys, ask at 127.0.0.1 or localhost.")
+            return ANONYMOUS
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        digest = hashlib.sha256(token.strip().encode()).digest()
+        matches = [name for name, key in self._keys.items() if hmac.compare_digest(key, digest)]
+        if scheme.lower() != "bearer" or not matches:
+            raise ServiceProblem(401, "Send your key as `Authorization: Bearer KEY`.")
+        return matches[0]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

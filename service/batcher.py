@@ -1,0 +1,249 @@
+"""Dynamic batching: requests from the event loop, runs of the engine in one thread.
+
+An idle engine takes what is there at once; while it runs, the next batch gathers. Images of one
+shape run together. A batch that fails is run again image by image, so that an image which breaks
+the engine fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from models.engine import Batch, Engine, Readings
+
+BATCH_BYTES = 64 * 2**20
+"""Most input bytes of a batch of several images: mammograms run one or two at a time."""
+RECOVERY_SECONDS = 5.0
+"""How often an engine that failed its warm-up tries it again."""
+
+
+class EngineRefused(Exception):  # noqa: N818
+    """The engine fails on this image alone."""
+
+
+class EngineUnavailable(Exception):  # noqa: N818
+    """The engine cannot answer now: its queue is full or slow, or it fails on every image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One image's reading and what it waited and ran, in seconds."""
+
+    readings: Readings
+    """Of one image: N = 1."""
+    queued: float
+    inferred: float
+    batch: int
+    """How many images ran together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    pixels: npt.NDArray[np.uint8]
+    since: float
+    answer: asyncio.Future[Outcome]
+    loop: asyncio.AbstractEventLoop
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    readings: Readings
+    started: float
+    ended: float
+    images: int
+
+
+class Batcher:
+    """The queue of one engine.
+
+    Args:
+        engine: called from one thread only.
+        batch_images: most images of a batch.
+        queue_images: most images that wait; the next is refused.
+        queue_seconds: longest wait.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        batch_images: int,
+        queue_images: int,
+        queue_seconds: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._engine = engine
+        self._batch_images = batch_images
+        self._queue_images = queue_images
+        self._queue_seconds = queue_seconds
+        self._clock = clock
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
+        self._tried = threading.Event()
+        self.ready = False
+        """Whether the last warm-up succeeded."""
+
+    def start(self) -> None:
+        """Start the engine's thread, which begins with a warm-up."""
+        self._thread.start()
+
+    def warmed(self) -> bool:
+        """Wait for the first warm-up; whether it succeeded. Blocks."""
+        self._tried.wait()
+        return self.ready
+
+    def close(self) -> None:
+        """Run what waits, then stop the thread. Blocks."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def depth(self) -> int:
+        """How many images wait."""
+        return len(self._waiting)
+
+    async def read(self, pixels: npt.NDArray[np.uint8]) -> Outcome:
+        """Run one image, ``uint8[H, W, C]``.
+
+        Raises:
+            EngineRefused: the engine fails on this image.
+            EngineUnavailable: it cannot be run now.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Outcome] = loop.create_future()
+        with self._changed:
+            if not self.ready:
+                raise EngineUnavailable("the engine is not ready")
+            if self._closing or len(self._waiting) >= self._queue_images:
+                raise EngineUnavailable("the engine's queue is full")
+            self._waiting.append(_Waiting(pixels, self._clock(), answer, loop))
+            self._changed.notify()
+        return await answer
+
+    def _run_forever(self) -> None:
+        self._warm_up()
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait(None if self.ready else RECOVERY_SECONDS)
+                    if not self.ready and not self._closing:
+                        break
+                if self._closing and not self._waiting:
+                    return
+                batch = self._next_batch()
+            if batch:
+                self._answer(batch)
+            elif not self.ready:
+                self._warm_up()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The longest-waiting image and those of its shape, in order. Holds the lock."""
+        batch: list[_Waiting] = []
+        others: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(batch) < self._batch_images:
+            entry = self._waiting.popleft()
+            if entry.answer.cancelled():
+                continue
+            if self._clock() - entry.since > self._queue_seconds:
+                _settle(entry, EngineUnavailable("the engine's queue is too slow"))
+                continue
+            same = not batch or entry.pixels.shape == batch[0].pixels.shape
+            if same and (not batch or size + entry.pixels.nbytes <= BATCH_BYTES):
+                batch.append(entry)
+                size += entry.pixels.nbytes
+            else:
+                others.append(entry)
+        self._waiting.extendleft(reversed(others))
+        return batch
+
+    def _answer(self, batch: list[_Waiting]) -> None:
+        try:
+            ran = self._run([entry.pixels for entry in batch])
+        except Exception as error:  # whatever a runtime throws, the thread goes on
+            structlog.get_logger().warning(
+                "batch failed", images=len(batch), error=type(error).__name__
+            )
+            self._answer_alone(batch)
+            return
+        for i, entry in enumerate(batch):
+            _settle(entry, _outcome(entry, ran, i))
+
+    def _answer_alone(self, batch: list[_Waiting]) -> None:
+        culprits = []
+        for entry in batch:
+            try:
+                ran = self._run([entry.pixels])
+            except Exception:
+                culprits.append(entry)
+            else:
+                _settle(entry, _outcome(entry, ran, 0))
+        if culprits:
+            # Is it the image or the engine? A plain image tells.
+            self._warm_up()
+        for entry in culprits:
+            if self.ready:
+                _settle(entry, EngineRefused("the engine fails on this image"))
+            else:
+                _settle(entry, EngineUnavailable("the engine fails on every image"))
+
+    def _run(self, images: list[npt.NDArray[np.uint8]]) -> _Ran:
+        batch: Batch = images[0][None] if len(images) == 1 else np.stack(images)
+        started = self._clock()
+        readings = self._engine.run(batch)
+        ended = self._clock()
+        if len(readings) != len(images):
+            raise ValueError(f"{len(readings)} readings of {len(images)} images")
+        return _Ran(readings, started, ended, len(images))
+
+    def _warm_up(self) -> None:
+        try:
+            self._engine.warm_up()
+        except Exception as error:
+            self.ready = False
+            structlog.get_logger().error(
+                "warm-up failed", error=type(error).__name__, reason=str(error)
+            )
+        else:
+            self.ready = True
+        self._tried.set()
+
+
+def _outcome(entry: _Waiting, ran: _Ran, index: int) -> Outcome:
+    row = slice(index, index + 1)
+    readings = Readings(
+        logits=ran.readings.logits[row],
+        probabilities=ran.readings.probabilities[row],
+        scores=ran.readings.scores[row],
+        fused=ran.readings.fused[row],
+        quality=ran.readings.quality[row],
+    )
+    return Outcome(readings, ran.started - entry.since, ran.ended - ran.started, ran.images)
+
+
+def _settle(entry: _Waiting, result: Outcome | Exception) -> None:
+    def settle() -> None:
+        if entry.answer.done():  # its request was cancelled
+            return
+        if isinstance(result, Outcome):
+            entry.answer.set_result(result)
+        else:
+            entry.answer.set_exception(result)
+
+    if not entry.loop.is_closed():
+        entry.loop.call_soon_threadsafe(settle)

@@ -1,0 +1,20 @@
+"""The command line: one file a command, imported only when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from service.cli import bundle, doctor, score, serve
+
+app = typer.Typer(
+    name="lazaret",
+    help="A guard in front of diagnostic imaging models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # locals may hold an image or a key
+)
+app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
+app.command("score", epilog=score.EXAMPLE)(score.score)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.add_typer(bundle.app, name="bundle")

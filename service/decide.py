@@ -1,0 +1,85 @@
+"""From p-values to a verdict. Pure: no clock, no state, no I/O."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from detectors.bundle import Alphas, CellLevels
+from detectors.calibrate import PValues
+
+
+class Verdict(StrEnum):
+    """What happens to the image."""
+
+    ACCEPT = "accept"
+    FLAG = "flag"
+    """The diagnosis is given, marked, and a case is opened."""
+    REJECT = "reject"
+    """The diagnosis is withheld and a case is opened."""
+
+
+class Route(StrEnum):
+    """Why an image is held."""
+
+    ADVERSARIAL = "adversarial"
+    QUALITY = "quality"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator chose for one model."""
+
+    alphas: Alphas
+    """Accepted false-positive rates; ``CellLevels`` are what calibration made of them."""
+    on_detector_failure: Literal["closed", "open"] = "closed"
+    """Closed rejects an image that a detector could not judge; open lets it by, counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict and what led to it."""
+
+    verdict: Verdict
+    route: Route | None
+    reason: str
+    """One sentence in fixed words, for the case and the record."""
+    bypass: bool = False
+    """The image was let by although a detector could not judge it."""
+
+    @property
+    def held(self) -> bool:
+        """Whether a case is opened."""
+        return self.verdict is not Verdict.ACCEPT
+
+
+def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
+    """Judge one image.
+
+    The adversarial route is asked first, since it is the graver one; a score that is not finite
+    is answered by ``policy.on_detector_failure``.
+
+    Args:
+        p: the image's conformal p-values.
+        levels: of the predicted class; a level that is None can never be reached.
+    """
+    if not math.isfinite(p.fused):
+        return _unjudged(policy, "the fused detector gave no finite score")
+    if levels.reject is not None and p.fused <= levels.reject:
+        return Decision(Verdict.REJECT, Route.ADVERSARIAL, "fused p-value at or below reject level")
+    if levels.flag is not None and p.fused <= levels.flag:
+        return Decision(Verdict.FLAG, Route.ADVERSARIAL, "fused p-value at or below flag level")
+    if levels.quality is not None:
+        if not math.isfinite(p.quality):
+            return _unjudged(policy, "the quality detector gave no finite score")
+        if p.quality <= levels.quality:
+            return Decision(Verdict.FLAG, Route.QUALITY, "quality p-value at or below its level")
+    return Decision(Verdict.ACCEPT, None, "no p-value at or below a level")
+
+
+def _unjudged(policy: Policy, reason: str) -> Decision:
+    if policy.on_detector_failure == "open":
+        return Decision(Verdict.ACCEPT, None, reason, bypass=True)
+    return Decision(Verdict.REJECT, Route.QUALITY, reason)

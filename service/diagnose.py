@@ -1,0 +1,112 @@
+"""One image from bytes to verdict: decode, run, calibrate, decide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from detectors.calibrate import PValues
+from models.engine import Readings
+from models.imaging import Image, Limits
+from models.imaging.decode import decode
+from service.batcher import EngineRefused, EngineUnavailable, Outcome
+from service.body import Upload
+from service.decide import Decision, decide
+from service.guard import Guard
+from service.problems import ServiceProblem
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of each stage."""
+
+    decode: float = 0.0
+    queue: float = 0.0
+    infer: float = 0.0
+    record: float = 0.0
+    total: float = 0.0
+
+    def milliseconds(self) -> dict[str, float]:
+        """By stage, to the microsecond."""
+        stages = {
+            "decode": self.decode,
+            "queue": self.queue,
+            "infer": self.infer,
+            "record": self.record,
+            "total": self.total,
+        }
+        return {name: round(seconds * 1000, 3) for name, seconds in stages.items()}
+
+    def recorded(self, seconds: float, total: float) -> Timing:
+        """With the two that are known last."""
+        return replace(self, record=seconds, total=total)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed:
+    """What the walk found out about one image."""
+
+    image: Image
+    readings: Readings
+    """Of this image: N = 1."""
+    p: PValues
+    decision: Decision
+    batch: int
+    timing: Timing
+
+
+async def diagnose(
+    upload: Upload,
+    guard: Guard,
+    limits: Limits,
+    threads: Executor,
+    hold: Callable[[int], None] = lambda _: None,
+) -> Diagnosed:
+    """Judge one image.
+
+    Args:
+        threads: decode here, off the event loop.
+        hold: told the bytes that the decoded image takes while it waits.
+
+    Raises:
+        ImageProblem: the file is no image that can be diagnosed.
+        ServiceProblem: 422, the model cannot read this image; 503, not now.
+    """
+    started = perf_counter()
+    loop = asyncio.get_running_loop()
+    image = await loop.run_in_executor(threads, decode, upload.data, upload.declared, limits)
+    hold(image.pixels.nbytes)
+    decoded = perf_counter()
+    outcome = await _read(guard, image)
+    p = guard.bundle.calibration.p_values(outcome.readings)[0]
+    decision = decide(p, guard.levels[p.predicted], guard.policy)
+    return Diagnosed(
+        image=image,
+        readings=outcome.readings,
+        p=p,
+        decision=decision,
+        batch=outcome.batch,
+        timing=Timing(
+            decode=decoded - started,
+            queue=outcome.queued,
+            infer=outcome.inferred,
+            total=perf_counter() - started,
+        ),
+    )
+
+
+async def _read(guard: Guard, image: Image) -> Outcome:
+    try:
+        outcome = await guard.batcher.read(image.pixels)
+    except EngineUnavailable as error:
+        raise ServiceProblem(503, f"The model cannot answer now ({error}); try again.") from None
+    except EngineRefused:
+        raise ServiceProblem(422, "The model cannot process this image.") from None
+    if not np.isfinite(outcome.readings.probabilities).all():
+        raise ServiceProblem(422, "The model gives no finite probability for this image.")
+    return outcome

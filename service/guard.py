@@ -1,0 +1,133 @@
+"""One bundle being served, and the choice between several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectors.bundle import Alphas, Bundle, BundleProblem, CellLevels
+from detectors.calibrate import Cell, assured_level
+from models.engine import Engine
+from models.spec import ModelSpec
+from service.batcher import Batcher
+from service.decide import Policy
+from service.problems import ServiceProblem
+from service.settings import PolicyOverrides, Settings, SettingsProblem
+
+LoadEngine = Callable[[bytes, Settings], Engine]
+"""From a graph to what runs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A verified bundle with its engine's queue and the operator's policy."""
+
+    bundle: Bundle
+    batcher: Batcher
+    policy: Policy
+    levels: tuple[CellLevels, ...]
+    """Per class, for the policy's alphas."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The diagnostic model's declaration."""
+        return self.bundle.manifest.model
+
+    @property
+    def unguarded_classes(self) -> list[str]:
+        """Classes with too few calibration images for any adversarial verdict."""
+        return [
+            name
+            for name, levels in zip(self.model.classes, self.levels, strict=True)
+            if levels.flag is None and levels.reject is None
+        ]
+
+
+class Guards:
+    """The bundles of one process, by model name."""
+
+    def __init__(self, guards: Sequence[Guard]) -> None:
+        self.all = tuple(guards)
+        self._by_name = {guard.model.name: guard for guard in guards}
+
+    def choose(self, name: str | None) -> Guard:
+        """The named guard, or the only one. Raises ``ServiceProblem`` 400, 404 or 503."""
+        names = ", ".join(self._by_name)
+        if not self.all:
+            raise ServiceProblem(503, "No bundle is loaded; start with `lazaret serve --bundle`.")
+        if name is not None:
+            if name not in self._by_name:
+                raise ServiceProblem(404, f"That model is not loaded; loaded: {names}.")
+            return self._by_name[name]
+        if len(self.all) > 1:
+            raise ServiceProblem(400, f"Several models are loaded; add ?model= one of: {names}.")
+        return self.all[0]
+
+
+def open_guards(settings: Settings, load_engine: LoadEngine) -> Guards:
+    """Verify and load every bundle of the settings.
+
+    Raises:
+        BundleProblem: one must not be served.
+        EngineProblem: one cannot be run here.
+        SettingsProblem: two share a model name, or a policy names a model that is not served.
+    """
+    guards = [open_guard(path, settings, load_engine) for path in settings.bundles]
+    names = [guard.model.name for guard in guards]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsProblem(f"two bundles hold a model named {name}; serve one of them")
+    for name in settings.policies:
+        if name not in names:
+            raise SettingsProblem(
+                f"setting policies.{name}: no bundle holds that model; loaded: "
+                f"{', '.join(names) or 'none'}"
+            )
+    return Guards(guards)
+
+
+def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard:
+    """Verify and load one bundle. Raises as ``open_guards``."""
+    bundle = Bundle.open(path)
+    manifest = bundle.manifest
+    if len(manifest.levels) != len(manifest.model.classes):
+        raise BundleProblem(
+            f"{path}: levels for {len(manifest.levels)} classes of "
+            f"{len(manifest.model.classes)}; fit the bundle again"
+        )
+    overrides = settings.policies.get(manifest.model.name, PolicyOverrides())
+    chosen = overrides.alphas.model_dump(exclude_none=True)
+    alphas = manifest.alphas.model_copy(update=chosen)
+    return Guard(
+        bundle=bundle,
+        batcher=Batcher(
+            load_engine(bundle.graph, settings),
+            batch_images=settings.batch_images,
+            queue_images=settings.max_in_flight,
+            queue_seconds=settings.queue_seconds,
+        ),
+        policy=Policy(alphas, overrides.on_detector_failure),
+        levels=tuple(levels_for(cell, alphas) for cell in bundle.calibration.cells)
+        if chosen
+        else manifest.levels,
+    )
+
+
+def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:
+    """What one class's calibration images support at these rates."""
+    n = len(cell)
+    return CellLevels(
+        images=n,
+        flag=assured_level(n, alphas.flag),
+        reject=assured_level(n, alphas.reject),
+        quality=assured_level(n, alphas.quality),
+    )
+
+
+def onnx_engine(graph: bytes, settings: Settings) -> Engine:
+    """What runs a bundle's graph in production. Raises ``EngineProblem``."""
+    # Here, so that importing the service costs no ONNX Runtime.
+    from models.onnx_engine import OnnxEngine
+
+    return OnnxEngine(graph, provider=settings.provider, threads=settings.threads)

@@ -1,0 +1,21 @@
+"""The id by which a request is found again in answers, records and logs."""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+from fastapi import Request
+
+HEADER = "X-Request-ID"
+_ACCEPTABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id_of(request: Request) -> str:
+    """The caller's ``X-Request-ID`` if it is plain, else a new one; the same on every call."""
+    known: str | None = getattr(request.state, "request_id", None)
+    if known is None:
+        given = request.headers.get(HEADER, "")
+        known = given if _ACCEPTABLE.fullmatch(given) else uuid4().hex
+        request.state.request_id = known
+    return known

@@ -1,0 +1,1 @@
+"""The records' schema, version by version; ``service.records.migrate`` runs them at start."""

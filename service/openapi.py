@@ -1,0 +1,79 @@
+"""What ``/docs`` says about ``POST /diagnose`` beyond its types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.problems import MEDIA_TYPE, TITLES, ProblemDocument, document
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_ANSWER: dict[str, Any] = {
+    "request_id": "4f1c2d3e5a6b47889900aabbccddeeff",
+    "model": {"name": "chest-xray", "version": "1", "bundle": "sha256:9f2b..."},
+    "verdict": "accept",
+    "route": None,
+    "diagnosis": {
+        "label": "pneumonia",
+        "probabilities": {"normal": 0.04, "pneumonia": 0.96},
+    },
+    "guard": {
+        "p_value": 0.41,
+        "quality_p_value": 0.66,
+        "alpha": {"flag": 0.01, "reject": 0.001, "quality": 0.005},
+        "reason": "no p-value at or below a level",
+        "bypass": False,
+        "detectors": [{"name": "lid", "score": 1.7, "p_value": 0.5}],
+    },
+    "case_id": None,
+    "timing_ms": {"decode": 3.4, "queue": 0.1, "infer": 21.0, "record": 1.2, "total": 26.3},
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem answers of an operation."""
+    return {
+        status: {
+            "description": TITLES[status][1],
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": ProblemDocument.model_json_schema(),
+                    "example": document(
+                        status, "What is wrong and what to do.", "4f1c"
+                    ).model_dump(),
+                }
+            },
+        }
+        for status in statuses
+    }
+
+
+DIAGNOSE: dict[str, Any] = {
+    "summary": "Diagnose one image, unless it must be held",
+    "description": (
+        "Send a PNG, JPEG or DICOM file, as the `image` part of a form or as the body itself. "
+        "A verdict is a result, so `reject` is a 200 too: its `diagnosis` is null. An "
+        "`X-Request-ID` of at most 128 letters, digits, `.`, `_`, `:` and `-` is kept. "
+        "The answer is on record before it is sent."
+    ),
+    "responses": {
+        200: {"content": {"application/json": {"example": _ANSWER}}},
+        **problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {"image": {"type": "string", "format": "binary"}},
+                    }
+                },
+                "image/png": _FILE,
+                "image/jpeg": _FILE,
+                "application/dicom": _FILE,
+            },
+        }
+    },
+}

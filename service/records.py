@@ -1,0 +1,304 @@
+"""What was answered, on disk before the answer leaves.
+
+One thread writes. It takes whatever is waiting and commits it in one transaction, so that many
+requests share one flush of the disk, and only then lets them go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy import (
+    Engine,
+    create_engine,
+    event,
+    insert,
+    select,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.tables import cases, requests
+
+GROUP = 256
+"""Most records in one transaction."""
+
+
+class RecordsProblem(Exception):  # noqa: N818
+    """The database cannot be used. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewCase:
+    """A case to be opened together with its record."""
+
+    case_id: str
+    route: str
+    evidence: dict[str, Any]
+    media_type: str
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One answer. What the walk did not reach is None."""
+
+    request_id: str
+    client: str
+    status: int
+    problem: str | None = None
+    model: str | None = None
+    bundle: str | None = None
+    verdict: str | None = None
+    route: str | None = None
+    reason: str | None = None
+    bypass: bool = False
+    label: str | None = None
+    probabilities: dict[str, float | None] | None = None
+    p_value: float | None = None
+    quality_p_value: float | None = None
+    detectors: list[dict[str, Any]] | None = None
+    pixels: str | None = None
+    media_type: str | None = None
+    timing_ms: dict[str, float] | None = None
+    case: NewCase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A case as it is on record, without its image."""
+
+    case_id: str
+    request_id: str
+    opened_at: datetime
+    state: str
+    model: str
+    verdict: str
+    route: str
+    evidence: dict[str, Any]
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    record: Record
+    at: datetime
+    done: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop
+
+
+class Records:
+    """The database. ``open`` and ``start`` before use; ``close`` writes what is waiting.
+
+    Args:
+        url: SQLAlchemy's, SQLite or PostgreSQL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_forever, name="records", daemon=True)
+        self._engine: Engine | None = None
+
+    def open(self) -> None:
+        """Connect and bring the tables up to date. Raises ``RecordsProblem``."""
+        self._engine = connect(self._url)
+        migrate(self._engine)
+
+    def start(self) -> None:
+        """Start the writer."""
+        self._thread.start()
+
+    async def write(self, record: Record) -> None:
+        """Return once the record is durable. Raises ``RecordsProblem`` when it could not be."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.put(_Pending(record, datetime.now(UTC), done, loop))
+        await done
+
+    def cases(self, state: str | None, limit: int) -> list[Case]:
+        """The newest cases, of one state if given. Blocks."""
+        columns = [column for column in cases.c if column.name != "image"]
+        query = select(*columns).order_by(cases.c.opened_at.desc()).limit(limit)
+        if state is not None:
+            query = query.where(cases.c.state == state)
+        with self._connected().connect() as connection:
+            return [Case(**row) for row in connection.execute(query).mappings()]
+
+    def case(self, case_id: str) -> Case | None:
+        """One case. Blocks."""
+        columns = [column for column in cases.c if column.name != "image"]
+        with self._connected().connect() as connection:
+            row = connection.execute(select(*columns).where(cases.c.case_id == case_id))
+            found = row.mappings().first()
+        return None if found is None else Case(**found)
+
+    def case_image(self, case_id: str) -> tuple[str, bytes] | None:
+        """The media type and content of a held file. Blocks."""
+        query = select(cases.c.media_type, cases.c.image).where(cases.c.case_id == case_id)
+        with self._connected().connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (row.media_type, row.image)
+
+    def close(self) -> None:
+        """Write what is waiting, stop the writer, disconnect. Blocks."""
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _connected(self) -> Engine:
+        assert self._engine is not None, "open() comes first"
+        return self._engine
+
+    def _write_forever(self) -> None:
+        stopping = False
+        while not stopping:
+            group = [self._waiting.get()]
+            while len(group) < GROUP:
+                try:
+                    group.append(self._waiting.get_nowait())
+                except queue.Empty:
+                    break
+            stopping = None in group
+            pending = [entry for entry in group if entry is not None]
+            if pending:
+                _resolve(pending, self._commit(pending))
+
+    def _commit(self, pending: Sequence[_Pending]) -> RecordsProblem | None:
+        opened = [
+            _case_row(entry.record, entry.record.case, entry.at)
+            for entry in pending
+            if entry.record.case is not None
+        ]
+        try:
+            with self._connected().begin() as connection:
+                connection.execute(
+                    insert(requests), [_row(entry.record, entry.at) for entry in pending]
+                )
+                if opened:
+                    connection.execute(insert(cases), opened)
+        except Exception as error:  # the writer must outlive any failure of the database
+            problem = RecordsProblem(_reason(error))
+            structlog.get_logger().error(
+                "records failed", records=len(pending), reason=str(problem)
+            )
+            return problem
+        return None
+
+
+def connect(url: str) -> Engine:
+    """A database engine; SQLite is made durable and concurrent. Raises ``RecordsProblem``."""
+    try:
+        parsed = make_url(url)
+        engine = create_engine(parsed)
+    except (SQLAlchemyError, ImportError) as error:
+        raise RecordsProblem(
+            f"database: {_reason(error)}; give sqlite:///PATH, or postgresql+psycopg://... with "
+            "psycopg installed"
+        ) from None
+    if engine.dialect.name == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise RecordsProblem("database: records in memory would be lost; give sqlite:///PATH")
+        event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date. Raises ``RecordsProblem``."""
+    # Here, because a service that never opens records (and --help) should not pay for Alembic.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        raise RecordsProblem(
+            f"database {engine.url.render_as_string()}: {_reason(error)}; see that it is there "
+            "and may be written"
+        ) from None
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # WAL with NORMAL may lose a commit at power loss
+    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.close()
+
+
+def _row(record: Record, at: datetime) -> dict[str, Any]:
+    return {
+        "request_id": record.request_id,
+        "at": at,
+        "client": record.client,
+        "status": record.status,
+        "problem": record.problem,
+        "model": record.model,
+        "bundle": record.bundle,
+        "verdict": record.verdict,
+        "route": record.route,
+        "reason": record.reason,
+        "bypass": record.bypass,
+        "label": record.label,
+        "probabilities": record.probabilities,
+        "p_value": record.p_value,
+        "quality_p_value": record.quality_p_value,
+        "detectors": record.detectors,
+        "pixels": record.pixels,
+        "media_type": record.media_type,
+        "timing_ms": record.timing_ms,
+        "case_id": None if record.case is None else record.case.case_id,
+    }
+
+
+def _case_row(record: Record, case: NewCase, at: datetime) -> dict[str, Any]:
+    return {
+        "case_id": case.case_id,
+        "request_id": record.request_id,
+        "opened_at": at,
+        "state": "open",
+        "model": record.model,
+        "verdict": record.verdict,
+        "route": case.route,
+        "evidence": case.evidence,
+        "media_type": case.media_type,
+        "image": case.image,
+    }
+
+
+def _resolve(pending: Sequence[_Pending], problem: RecordsProblem | None) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for entry in pending:
+        by_loop.setdefault(entry.loop, []).append(entry.done)
+    for loop, futures in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, futures, problem)
+
+
+def _settle(futures: Sequence[asyncio.Future[None]], problem: RecordsProblem | None) -> None:
+    for done in futures:
+        if done.done():  # its request was cancelled
+            continue
+        if problem is None:
+            done.set_result(None)
+        else:
+            done.set_exception(problem)
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().split("\n")[0] or type(error).__name__

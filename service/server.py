@@ -1,0 +1,74 @@
+"""The HTTP server around the application: sockets, signals, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from service.settings import Settings, SettingsProblem
+
+LAST_CALL_SECONDS = 0.25
+"""How long connections are still taken after SIGTERM: what had reached the kernel is answered."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with a last call before its doors close."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn closes a kept-alive connection even when a request has just arrived on it and
+        lies unread; a moment of ordinary service first reads and answers it."""
+        structlog.get_logger().info("draining")
+        await asyncio.sleep(LAST_CALL_SECONDS)
+        await super().shutdown(sockets)
+
+
+def run(app: FastAPI, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was taken and return.
+
+    Raises:
+        SettingsProblem: the address cannot be bound.
+        SystemExit: the application failed to start (3).
+    """
+    listening = bind(settings.host, settings.port)
+    # Uvicorn raises the signal that stopped it again once it has drained; that is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    host, port = listening.getsockname()[:2]
+    structlog.get_logger().info("listening", host=host, port=port)
+    server = Server(config)
+    server.run(sockets=[listening])
+    if not server.started:
+        sys.exit(3)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ``SettingsProblem``."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsProblem(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what uses it "
+            "or give another --port"
+        ) from None
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  signal's signature
+    raise SystemExit(0)

@@ -1,0 +1,240 @@
+"""Every option of the service, in one table.
+
+A value comes from, first found: the command line, the environment (``LAZARET_PORT=9000``), the
+TOML file that ``LAZARET_CONFIG`` names, the default. ``python -m service.settings`` prints the
+table as ``docs/settings.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from detectors.bundle import Alpha
+
+CONFIG_VARIABLE = "LAZARET_CONFIG"
+
+KeyHash = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+
+
+class SettingsProblem(Exception):  # noqa: N818
+    """Settings that the service cannot start with. The message says which and what to do."""
+
+
+class AlphaOverrides(BaseModel):
+    """False-positive rates in place of the bundle's own; None keeps the bundle's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flag: Alpha | None = None
+    reject: Alpha | None = None
+    quality: Alpha | None = None
+
+
+class PolicyOverrides(BaseModel):
+    """What the operator decides for one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alphas: AlphaOverrides = AlphaOverrides()
+    on_detector_failure: Literal["closed", "open"] = "closed"
+
+
+class Settings(BaseSettings):
+    """The table. Every field's description is its documentation."""
+
+    model_config = SettingsConfigDict(env_prefix="LAZARET_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Bundle folders to serve. In the environment, separated by commas."
+    )
+    database: str = Field(
+        "sqlite:///lazaret.sqlite3",
+        description="SQLAlchemy URL of the records: SQLite, or PostgreSQL as "
+        "`postgresql+psycopg://user:password@host/name` (install `psycopg`).",
+    )
+    max_file_bytes: int = Field(
+        64 * 2**20, gt=0, description="Largest file, in bytes; a larger one is answered 413."
+    )
+    max_pixels: int = Field(
+        40_000_000, gt=0, description="Most pixels of an image; a larger one is answered 413."
+    )
+    max_in_flight: int = Field(
+        256, gt=0, description="Most requests being answered at once; the next is answered 503."
+    )
+    max_held_bytes: int = Field(
+        2**30,
+        gt=0,
+        description="Largest sum of the bodies and decoded pixels held at once, in bytes; what "
+        "does not fit is answered 503.",
+    )
+    body_seconds: float = Field(
+        30.0, gt=0, description="Longest time for a body to arrive; a slower one is answered 408."
+    )
+    batch_images: int = Field(
+        32,
+        gt=0,
+        description="Most images in one run of the engine. An idle engine never waits for more.",
+    )
+    queue_seconds: float = Field(
+        10.0, gt=0, description="Longest wait for the engine; then the answer is 503."
+    )
+    decode_threads: int = Field(
+        os.cpu_count() or 1, gt=0, description="Threads that decode files. Default: one per core."
+    )
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(
+        "cpu", description="What runs the graph: `cpu`, `cuda` or `tensorrt`."
+    )
+    threads: int | None = Field(
+        None, gt=0, description="CPU threads of one run of the engine. Default: one per core."
+    )
+    api_keys: dict[str, KeyHash] = Field(
+        {},
+        description="Client name to the hex SHA-256 of its key. In the environment, as JSON. Make "
+        "a key with `openssl rand -hex 32` and its hash with `printf %s KEY | sha256sum`.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="File of further keys, one `name:sha256` a line; `#` starts a comment."
+    )
+    anonymous: Literal["loopback", "never"] = Field(
+        "loopback",
+        description="Without any key: `loopback` answers anyone while `host` is a loopback "
+        "address, `never` refuses to start.",
+    )
+    policies: dict[str, PolicyOverrides] = Field(
+        {},
+        description="Per model name: `alphas` (`flag`, `reject`, `quality`: accepted "
+        "false-positive rates, default the bundle's) and `on_detector_failure` (`closed`, the "
+        "default, rejects an image that a detector cannot judge; `open` accepts it and counts a "
+        "bypass). In the environment, as JSON.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    drain_seconds: float = Field(
+        30.0, gt=0, description="After SIGTERM, longest time to answer what was taken."
+    )
+
+    @field_validator("bundles", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  pydantic's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, environment, TOML file."""
+        config = os.environ.get(CONFIG_VARIABLE)
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=config)
+        return init_settings, env_settings, toml
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Settings from every source, ``given`` first (what is None was not given).
+
+        Raises:
+            SettingsProblem: a source cannot be read or a value does not fit.
+        """
+        config = os.environ.get(CONFIG_VARIABLE)
+        if config is not None and not Path(config).is_file():
+            raise SettingsProblem(f"{CONFIG_VARIABLE}: there is no file {config}")
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SettingsProblem(
+                f"setting {where}: {first['msg']}; see docs/settings.md"
+            ) from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsProblem(f"{config}: {error}") from None
+        except SettingsError as error:
+            raise SettingsProblem(f"{error}; see docs/settings.md") from None
+
+    def keys(self) -> dict[str, str]:
+        """All API keys. Raises ``SettingsProblem`` for a file that cannot be read."""
+        return dict(self.api_keys) | _read_keys(self.api_keys_file)
+
+
+def _read_keys(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsProblem(f"{path}: {error}") from None
+    keys = {}
+    for number, line in enumerate(lines, 1):
+        entry = line.partition("#")[0].strip()
+        if not entry:
+            continue
+        name, _, digest = entry.partition(":")
+        if not name or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise SettingsProblem(f"{path}, line {number}: write name:sha256, the hash in hex")
+        keys[name] = digest
+    return keys
+
+
+def as_markdown() -> str:
+    """``docs/settings.md``."""
+    lines = [
+        "# Settings",
+        "",
+        "Each setting is, first found: an option of `lazaret serve` where there is one, the",
+        f"environment variable, the entry in the TOML file that `{CONFIG_VARIABLE}` names, the",
+        "default. This page is made by `python -m service.settings > docs/settings.md`.",
+        "",
+        "| TOML | environment | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        lines.append(
+            f"| `{name}` | `LAZARET_{name.upper()}` | {_default(name, field.default)} "
+            f"| {field.description} |"
+        )
+    lines += [
+        "",
+        "```toml",
+        'bundles = ["/srv/bundles/chest-xray"]',
+        'host = "0.0.0.0"',
+        "",
+        "[api_keys]",
+        'pacs = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"',
+        "",
+        "[policies.chest-xray]",
+        'on_detector_failure = "closed"',
+        "alphas = { flag = 0.02, reject = 0.001 }",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _default(name: str, default: Any) -> str:
+    if name == "decode_threads":  # differs by machine, and its description says how
+        return ""
+    return "" if default in (None, (), {}) else f"`{default}`"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

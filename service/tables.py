@@ -1,0 +1,85 @@
+"""The tables of the records. ``migrations`` creates them; a test holds the two together."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC, also on SQLite, which forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002  SQLAlchemy's signature
+    ) -> datetime | None:
+        """Give SQLite's moments their zone back."""
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+metadata = MetaData()
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request_id", String(128), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("client", String(128), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("problem", String(32)),
+    Column("model", String(64)),
+    Column("bundle", String(80)),
+    Column("verdict", String(16)),
+    Column("route", String(16)),
+    Column("reason", String(128)),
+    Column("bypass", Boolean, nullable=False),
+    Column("label", String(256)),
+    Column("probabilities", JSON),
+    Column("p_value", Float),
+    Column("quality_p_value", Float),
+    Column("detectors", JSON),
+    Column("pixels", String(80)),
+    Column("media_type", String(64)),
+    Column("timing_ms", JSON),
+    Column("case_id", String(32)),
+    Index("requests_by_request_id", "request_id"),
+    Index("requests_by_time", "at"),
+)
+"""One row an answer of ``POST /diagnose``. ``pixels`` is the digest of the decoded image."""
+
+cases = Table(
+    "cases",
+    metadata,
+    Column("case_id", String(32), primary_key=True),
+    Column("request_id", String(128), nullable=False),
+    Column("opened_at", UtcTime, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("route", String(16), nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("media_type", String(64), nullable=False),
+    Column("image", LargeBinary, nullable=False),
+    Index("cases_by_state", "state", "opened_at"),
+)
+"""One row a held image. ``image`` is the file as it was sent."""

@@ -1,0 +1,153 @@
+"""Batching must never make one request pay for another's image."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from models.engine import Batch, Readings
+from service.batcher import Batcher, EngineRefused, EngineUnavailable, Outcome
+
+POISON = 13
+
+
+class FakeEngine:
+    """Answers the first pixel; breaks on a poisoned batch; can be held still or broken."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, ...]] = []
+        self.going = threading.Event()
+        self.going.set()
+        self.entered = threading.Event()
+        self.broken = False
+
+    def run(self, images: Batch) -> Readings:
+        self.entered.set()
+        self.going.wait(5)
+        self.batches.append(images.shape)
+        first = images[:, 0, 0, 0]
+        if self.broken or POISON in first:
+            raise RuntimeError("the runtime fell over")
+        values = first.astype(np.float32)
+        column = values[:, None]
+        return Readings(column, column, column, values, values)
+
+    def warm_up(self) -> None:
+        if self.broken:
+            raise RuntimeError("still down")
+
+
+def image(value: int, side: int = 4) -> np.ndarray:
+    return np.full((side, side, 1), value, np.uint8)
+
+
+@asynccontextmanager
+async def batching(engine: FakeEngine, **given: float) -> AsyncIterator[Batcher]:
+    options = {"batch_images": 8, "queue_images": 100, "queue_seconds": 5.0} | given
+    batcher = Batcher(engine, **options)  # type: ignore[arg-type]
+    batcher.start()
+    assert await asyncio.to_thread(batcher.warmed)
+    yield batcher
+    engine.going.set()
+    await asyncio.to_thread(batcher.close)
+
+
+async def gathered(
+    batcher: Batcher, engine: FakeEngine, images: list[np.ndarray]
+) -> list[Outcome | BaseException]:
+    """Read them all while the engine is busy with another one, so that they wait together."""
+    engine.going.clear()
+    engine.entered.clear()
+    first = asyncio.create_task(batcher.read(image(1, side=2)))
+    await asyncio.to_thread(engine.entered.wait, 5)
+    tasks = [asyncio.create_task(batcher.read(pixels)) for pixels in images]
+    await asyncio.sleep(0.02)
+    engine.going.set()
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_only_the_poisoned_image_fails() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine) as batcher:
+            values = [20, 21, POISON, 23, 24]
+            found = await gathered(batcher, engine, [image(v) for v in values])
+            for value, outcome in zip(values, found, strict=True):
+                if value == POISON:
+                    assert isinstance(outcome, EngineRefused)
+                else:
+                    assert isinstance(outcome, Outcome)
+                    assert outcome.readings.fused.tolist() == [value]
+
+    asyncio.run(scenario())
+
+
+def test_equal_shapes_run_together_and_an_idle_engine_does_not_wait() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine) as batcher:
+            sides = [4, 6, 4, 6, 4]
+            found = await gathered(
+                batcher, engine, [image(i, side) for i, side in enumerate(sides)]
+            )
+            fused = [o.readings.fused[0] for o in found if isinstance(o, Outcome)]
+            assert fused == [0, 1, 2, 3, 4]
+            assert engine.batches == [(1, 2, 2, 1), (3, 4, 4, 1), (2, 6, 6, 1)]
+            alone = await batcher.read(image(5))
+            assert alone.queued < 0.5
+            assert alone.batch == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine, queue_images=2, batch_images=1) as batcher:
+            found = await gathered(batcher, engine, [image(i) for i in range(4)])
+            assert [type(o) for o in found] == [
+                Outcome, Outcome, EngineUnavailable, EngineUnavailable,
+            ]  # fmt: skip
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_engine_blames_no_image_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.batcher.RECOVERY_SECONDS", 0.02)
+
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine) as batcher:
+            engine.broken = True
+            with pytest.raises(EngineUnavailable):
+                await batcher.read(image(1))
+            assert not batcher.ready
+            engine.broken = False
+            for _ in range(100):
+                if batcher.ready:
+                    break
+                await asyncio.sleep(0.02)
+            assert (await batcher.read(image(2))).readings.fused.tolist() == [2]
+
+    asyncio.run(scenario())
+
+
+def test_closing_answers_what_waits() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine, batch_images=1) as batcher:
+            engine.going.clear()
+            tasks = [asyncio.create_task(batcher.read(image(i))) for i in range(5)]
+            await asyncio.sleep(0.02)
+            closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+            await asyncio.sleep(0.02)
+            engine.going.set()
+            await closing
+            outcomes = await asyncio.gather(*tasks)
+            assert [o.readings.fused[0] for o in outcomes] == [0, 1, 2, 3, 4]
+
+    asyncio.run(scenario())
