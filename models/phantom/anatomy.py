@@ -56,7 +56,7 @@ def chest(patient: int, pose: Pose, size: int) -> Chest:
 
     depth = rng.uniform(19, 24)  # front to back
     body = _body(x, y, width, rng)
-    # A breath wider than deep: the ray is longest at the spine and shorter at the flanks.
+    # A chest is an ellipse from above: the ray is longest at the spine and shorter at the flanks.
     soft = depth * np.sqrt(np.clip(1 - (x / (width + 0.28)) ** 2, 0.02, 1)) * body
 
     heart, vessel_root = _heart(x, y, rng)
@@ -75,7 +75,7 @@ def chest(patient: int, pose: Pose, size: int) -> Chest:
         soft=np.maximum(soft - lung - 3.2 * airway, 0),
         lung=lung,
         bone=bone,
-        vessels=vessels * np.clip(lung / 6, 0, 1),
+        vessels=vessels * _unit(lung / 6),
         bronchi=bronchi,
     )
 
@@ -92,6 +92,12 @@ def _step(distance: Map, softness: float) -> Map:
     return 0.5 + 0.5 * np.tanh(distance / softness)
 
 
+def _unit(value: Map) -> Map:
+    """Clipped to [0, 1]."""
+    clipped: Map = np.clip(value, 0, 1)
+    return clipped
+
+
 def _dome(
     x: Map, y: Map, centre: tuple[float, float], axes: tuple[float, float], tilt: float
 ) -> Map:
@@ -99,20 +105,20 @@ def _dome(
     u, v = x - centre[0], y - centre[1]
     cos, sin = np.cos(tilt), np.sin(tilt)
     along, across = (cos * u + sin * v) / axes[0], (cos * v - sin * u) / axes[1]
-    return np.sqrt(np.clip(1 - along**2 - across**2, 0, 1))
+    return np.sqrt(_unit(1 - along**2 - across**2))
 
 
 def _arch(y: Map, apex: float, power: float) -> Map:
     """Half-width of the rib cage by height, 0 at the apex and 1 at its widest."""
-    return np.sqrt(np.clip(1 - np.abs((np.minimum(y, 0.3) - 0.3) / (0.3 - apex)) ** power, 0, 1))
+    return np.sqrt(_unit(1 - np.abs((np.minimum(y, 0.3) - 0.3) / (0.3 - apex)) ** power))
 
 
 def _body(x: Map, y: Map, width: float, rng: np.random.Generator) -> Map:
     neck = rng.uniform(0.26, 0.33)
     slope = rng.uniform(0.2, 0.32)
-    shoulder = -1.02 + slope * np.sqrt(np.clip((np.abs(x) - neck) / (1 - neck), 0, 1))
+    shoulder = -1.02 + slope * np.sqrt(_unit((np.abs(x) - neck) / (1 - neck)))
     inside = _step(y - shoulder, 0.015)
-    flank = width + rng.uniform(0.10, 0.17) + 0.9 * np.clip(-0.2 - y, 0, 1)
+    flank = width + rng.uniform(0.10, 0.17) + 0.9 * _unit(-0.2 - y)
     return inside * _step(flank - np.abs(x), 0.012)
 
 
@@ -120,7 +126,7 @@ def _heart(x: Map, y: Map, rng: np.random.Generator) -> tuple[Map, tuple[float, 
     """How much of the lung's depth the mediastinum takes, 0 to 1, and where the hila are."""
     size = rng.uniform(0.88, 1.1)
     low = rng.uniform(0.26, 0.33)
-    resting = low + 0.4 * np.clip(y - low, 0, 1)  # it lies on the diaphragm
+    resting = low + 0.4 * _unit(y - low)  # it lies on the diaphragm
     lying = y - resting + low
     ventricles = _dome(x, lying, (0.14, low), (0.40 * size, 0.22 * size), 0.75)
     atrium = _dome(x, lying, (-0.09, low - 0.04), (0.13 * size, 0.24), 0.0)
@@ -131,7 +137,7 @@ def _heart(x: Map, y: Map, rng: np.random.Generator) -> tuple[Map, tuple[float, 
     parts = (ventricles, atrium, 0.8 * knob, 0.7 * trunk, central, 0.9 * upper)
     free = np.ones_like(ventricles)
     for part in parts:
-        free *= 1 - np.clip(1.3 * part, 0, 1)
+        free *= 1 - _unit(1.3 * part)
     return 1 - free, (rng.uniform(0.17, 0.20), rng.uniform(-0.04, 0.04))
 
 
@@ -148,35 +154,32 @@ def _lungs(
     dome = np.where(left, right_dome + rng.uniform(0.02, 0.09), right_dome) + breath
     peak = np.where(left, 0.36, 0.33)
     curve = rng.uniform(1.0, 1.5)
-    diaphragm = (
-        dome + curve * np.clip(side - peak, 0, 1) ** 2 + 0.35 * np.clip(peak - side, 0, 1) ** 2
-    )
-    across = np.clip(1 - np.square(np.square((side - 0.48 * cage) / (0.62 * cage + 1e-6))), 0, 1)
+    diaphragm = dome + curve * _unit(side - peak) ** 2 + 0.35 * _unit(peak - side) ** 2
+    across = _unit(1 - np.square(np.square((side - 0.48 * cage) / (0.62 * cage + 1e-6))))
     inside = _step(cage - side, 0.018) * _step(side - 0.06, 0.02)
     full = inside * (0.45 + 0.55 * across) * _step(diaphragm - y, 0.016)
     # behind the domes the lungs reach further down than in front
     recess = 0.10 * inside * _step(diaphragm + 0.22 - y, 0.05)
     top = np.clip(0.45 + (y + 0.75) * 1.3, 0.35, 1)
-    return np.maximum(full, recess) * top
+    share: Map = np.maximum(full, recess) * top
+    return share
 
 
 def _trachea(x: Map, y: Map, rng: np.random.Generator) -> Map:
     bend = rng.uniform(-0.03, 0.01)
-    axis = bend * np.clip(y + 1, 0, 1)
-    tube = np.sqrt(np.clip(1 - ((x - axis) / 0.045) ** 2, 0, 1)) * _step(-0.22 - y, 0.02)
+    axis = bend * _unit(y + 1)
+    tube = np.sqrt(_unit(1 - ((x - axis) / 0.045) ** 2)) * _step(-0.22 - y, 0.02)
     for side, slope in ((-1.0, 0.8), (1.0, 1.15)):
         branch = axis + side * slope * (y + 0.24)
         inside = _step(y + 0.25, 0.02) * _step(-0.06 - y, 0.03)
-        tube = np.maximum(
-            tube, 0.7 * inside * np.sqrt(np.clip(1 - ((x - branch) / 0.04) ** 2, 0, 1))
-        )
+        tube = np.maximum(tube, 0.7 * inside * np.sqrt(_unit(1 - ((x - branch) / 0.04) ** 2)))
     return tube
 
 
 def _bar(offset: Map, half: float) -> Map:
     """A hollow tube seen from the side: dense rims, a fainter marrow, 0 outside."""
     r2 = (offset / half) ** 2
-    return np.sqrt(np.clip(1 - r2, 0, 1)) - 0.62 * np.sqrt(np.clip(0.55 - r2, 0, 1))
+    return np.sqrt(_unit(1 - r2)) - 0.62 * np.sqrt(_unit(0.55 - r2))
 
 
 def _ribs(
@@ -193,10 +196,8 @@ def _ribs(
     u = np.clip(side / width, 0, 1.2)
     stretch = 1 + 0.10 * y
     drop = rng.uniform(0.24, 0.34)
-    back = -0.05 * np.sin(np.pi * np.clip(u * 1.3, 0, 1)) + drop * u**2.4
-    front = (
-        drop + rng.uniform(0.10, 0.20) + rng.uniform(0.42, 0.52) * np.sqrt(np.clip(1.03 - u, 0, 1))
-    )
+    back = -0.05 * np.sin(np.pi * _unit(u * 1.3)) + drop * u**2.4
+    front = drop + rng.uniform(0.10, 0.20) + rng.uniform(0.42, 0.52) * np.sqrt(_unit(1.03 - u))
     inside = _step(cage + 0.03 - side, 0.012) * _step(0.70 - y, 0.2)
     thin = rng.uniform(0.24, 0.29)
     total = np.zeros_like(inside)
@@ -210,7 +211,7 @@ def _ribs(
 def _clavicles(side: Map, left: npt.NDArray[np.bool_], y: Map, rng: np.random.Generator) -> Map:
     height = np.where(left, rng.uniform(-0.68, -0.62), rng.uniform(-0.68, -0.62))
     lift = rng.uniform(0.12, 0.22)
-    line = height - lift * np.clip(side - 0.08, 0, 1) + 0.035 * np.sin(side * 8)
+    line = height - lift * _unit(side - 0.08) + 0.035 * np.sin(side * 8)
     half = 0.036 + 0.014 * np.exp(-(((side - 0.1) / 0.08) ** 2))
     return (
         2.0 * _bar((y - line) / half, 1.0) * _step(side - 0.075, 0.012) * _step(0.80 - side, 0.05)
@@ -223,7 +224,7 @@ def _spine(x: Map, y: Map, rng: np.random.Generator) -> Map:
     half = 0.072 + 0.012 * y
     count = rng.uniform(5.2, 6.2)
     discs = 0.82 + 0.18 * np.tanh(3 * np.cos(np.pi * count * (y + 0.1 * y * np.abs(y))) + 1.5)
-    return 1.25 * np.clip(1 - np.square(np.square((x - axis) / half)), 0, 1) * discs
+    return 1.25 * _unit(1 - np.square(np.square((x - axis) / half))) * discs
 
 
 def _trees(
@@ -256,4 +257,4 @@ def _trees(
     y = sin * cloud[0] + cos * cloud[1] + pose.shift[1]
     vessels = scatter_points(x, y, cloud[2], size) * (6.5 * size / 128)
     airways = np.clip(blur(vessels, 0.012), 0, None)
-    return blur(vessels, 0.006), np.clip(airways / (np.quantile(airways, 0.97) + 1e-9), 0, 1)
+    return blur(vessels, 0.006), _unit(airways / (np.quantile(airways, 0.97) + 1e-9))

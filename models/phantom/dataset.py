@@ -12,7 +12,8 @@ from models.imaging import encode
 from models.phantom.radiograph import radiograph
 
 CLASSES: Final = ("CLEAR", "OPACITY")
-_SPLITS: Final = (("train", 0.7), ("val", 0.1), ("test", 0.2))
+_SPLITS: Final = ("train", "val", "test")
+_SHARES: Final = (0.7, 0.1, 0.2)
 
 
 def write_dataset(folder: Path, images: int, seed: int = 0, size: int = 128) -> Path:
@@ -28,13 +29,12 @@ def write_dataset(folder: Path, images: int, seed: int = 0, size: int = 128) -> 
     rng = np.random.default_rng((5, seed))
     (folder / "images").mkdir(parents=True, exist_ok=True)
     labels = folder / "labels.csv"
-    names, shares = zip(*_SPLITS, strict=True)
     with labels.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("filename", "label", "patient", "split"))
         written, patient = 0, seed * 1_000_000
         while written < images:
-            split = names[rng.choice(len(names), p=shares)]
+            split = _SPLITS[rng.choice(3, p=_SHARES)]
             for image in range(min(int(rng.integers(1, 4)), images - written)):
                 opacities = bool(rng.integers(2))
                 name = f"images/p{patient:07d}-{image}.png"

@@ -61,7 +61,7 @@ def _consolidations(body: Chest, rng: np.random.Generator) -> Map:
         along = np.cos(turn) * u + np.sin(turn) * v
         across = (np.cos(turn) * v - np.sin(turn) * u) / flat
         share = np.exp(-(((along**2 + across**2) / radius**2) ** 1.3))
-        total = np.maximum(total, np.exp(rng.uniform(np.log(0.10), np.log(0.55))) * share)
+        total = np.maximum(total, np.exp(rng.uniform(np.log(0.20), np.log(0.75))) * share)
     patchy = np.clip(1 + 0.30 * noise(rng, size, 0.02), 0.2, 1.8) * (1 - 0.45 * body.bronchi)
     return body.lung * np.clip(total * patchy, 0, 0.8)
 
@@ -85,4 +85,5 @@ def _expose(
     low += rng.normal(0.02, 0.03) * (high - low)
     high += rng.normal(0.04, 0.04) * (high - low)
     shown = np.clip((optical - low) / (high - low), 0, 1) ** np.exp(rng.normal(-0.05, 0.08))
-    return np.floor(255 * shown + 0.5).astype(np.uint8)[..., np.newaxis]
+    pixels: npt.NDArray[np.uint8] = np.floor(255 * shown + 0.5).astype(np.uint8)[..., np.newaxis]
+    return pixels

@@ -11,16 +11,17 @@ Map = npt.NDArray[np.float64]
 
 
 def blur(image: Map, width: float) -> Map:
-    """Gaussian blur, its standard deviation in units of the image's side; weights renormalised at the
+    """Gaussian blur, its standard deviation in units of the image's side, renormalised at the
     borders."""
     matrix = _gaussian(image.shape[0], width)
-    return matrix @ image @ matrix.T
+    blurred: Map = matrix @ image @ matrix.T
+    return blurred
 
 
 def noise(rng: np.random.Generator, size: int, coarse: float) -> Map:
     """Gaussian noise of mean 0 and deviation 1, blurred by ``coarse`` image sides."""
     field = blur(rng.standard_normal((size, size)), coarse)
-    return (field - field.mean()) / (field.std() + 1e-12)
+    return (field - float(field.mean())) / (float(field.std()) + 1e-12)
 
 
 def scatter_points(x: Map, y: Map, weight: Map, size: int) -> Map:

@@ -1,0 +1,316 @@
+"""DICOM pixels become the display values that the standard defines, or a typed refusal."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+
+from models.imaging import Image, ImageProblem, Problem, encode
+from models.imaging.decode import decode
+
+GRAY = (np.arange(24 * 32) % 256).astype(np.uint8).reshape(24, 32, 1)
+TWELVE = (np.arange(24 * 32) * 5 % 4096).astype(np.uint16).reshape(24, 32, 1)
+
+
+def edited(pixels: Any = TWELVE, bits: int | None = 12, /, **elements: Any) -> bytes:
+    """A phantom's file with some elements changed, and those that are None removed."""
+    data = encode.dicom(pixels, bits_stored=bits if pixels is TWELVE else None)
+    return changed(data, **elements)
+
+
+def changed(data: bytes, **elements: Any) -> bytes:
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    for name, value in elements.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    return stream.getvalue()
+
+
+def shown(data: bytes) -> Any:
+    return decode(data, "application/dicom").pixels[..., 0]
+
+
+def refused(data: bytes, problem: Problem) -> str:
+    with pytest.raises(ImageProblem) as caught:
+        decode(data, "application/dicom")
+    assert caught.value.problem is problem, caught.value.detail
+    return caught.value.detail
+
+
+def rounded(values: Any) -> Any:
+    return np.floor(np.asarray(values, dtype=float) + 0.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("rle", [False, True])
+def test_what_we_encode_comes_back(rle: bool) -> None:
+    image = decode(encode.dicom(GRAY, rle=rle))
+    assert np.array_equal(image.pixels, GRAY)
+    assert image.media_type == "application/dicom"
+    odd = GRAY[:23, :31]
+    assert np.array_equal(decode(encode.dicom(odd, rle=rle)).pixels, odd)
+    twelve = encode.dicom(TWELVE, bits_stored=12, rle=rle)
+    assert np.array_equal(decode(twelve).pixels, rounded(TWELVE * (255 / 4095)))
+    assert decode(twelve).digest == decode(edited()).digest
+    assert encode.dicom(GRAY, rle=rle) == encode.dicom(GRAY, rle=rle)
+
+
+@pytest.mark.parametrize("pixels", [GRAY, TWELVE], ids=["8 bits", "12 bits"])
+def test_pydicom_reads_the_same_values_from_what_we_encode(pixels: Any) -> None:
+    for rle in (False, True):
+        bits = 12 if pixels is TWELVE else None
+        dataset = pydicom.dcmread(io.BytesIO(encode.dicom(pixels, bits_stored=bits, rle=rle)))
+        assert np.array_equal(dataset.pixel_array, pixels[..., 0])
+        assert dataset.PatientName == "PHANTOM^CHEST"
+
+
+@pytest.mark.parametrize(
+    ("center", "width", "function"),
+    [
+        (2000, 900, "LINEAR"), (2000.5, 1, "LINEAR"), (1500, 700.5, "LINEAR_EXACT"),
+        (1500, 0.5, "LINEAR_EXACT"), (2100, 600, "SIGMOID"), (-100, 3000, None),
+    ],
+)  # fmt: skip
+def test_windows_follow_the_standard(center: float, width: float, function: str | None) -> None:
+    extra = {} if function is None else {"VOILUTFunction": function}
+    data = edited(WindowCenter=center, WindowWidth=width, **extra)
+    x = TWELVE[..., 0].astype(float)
+    if function == "SIGMOID":
+        y = 255 / (1 + np.exp(-4 * (x - center) / width))
+    elif function == "LINEAR_EXACT":
+        y = np.clip((x - center) / width + 0.5, 0, 1) * 255
+    else:  # PS3.3 C.11.2.1.2.1, its pseudo-code word for word
+        y = ((x - (center - 0.5)) / max(width - 1, 1e-9) + 0.5) * 255
+        y = np.where(x <= center - 0.5 - (width - 1) / 2, 0, y)
+        y = np.where(x > center - 0.5 + (width - 1) / 2, 255, y)
+    assert np.array_equal(shown(data), rounded(y))
+
+
+def test_signed_pixels_rescale_window_and_garbage_in_high_bits() -> None:
+    stored = (TWELVE.astype(int) - 2048)[..., 0]
+    raw = ((stored & 0xFFF) | 0xA000).astype("<u2")
+    data = edited(
+        PixelData=raw.tobytes(), PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=-100,
+        WindowCenter=300, WindowWidth=2001,
+    )  # fmt: skip
+    y = np.clip((stored * 2 - 100 - 299.5) / 2000 + 0.5, 0, 1) * 255
+    assert np.array_equal(shown(data), rounded(y))
+    assert decode(data).notes == ("rescaled", "window", "unused high bits masked")
+
+
+def test_the_first_of_several_windows_is_shown() -> None:
+    data = edited(WindowCenter=[1000, 2000], WindowWidth=[500, 4000])
+    assert np.array_equal(shown(data), shown(edited(WindowCenter=1000, WindowWidth=500)))
+    assert "first window" in decode(data).notes
+
+
+def test_without_a_window_the_stored_range_sets_contrast_not_the_pixels() -> None:
+    data = edited((TWELVE // 4 + 7).astype(np.uint16), WindowCenter=None, WindowWidth=None)
+    assert np.array_equal(shown(data), rounded((TWELVE[..., 0] // 4 + 7) * (255 / 65535)))
+
+
+def test_monochrome1_is_inverted_once() -> None:
+    plain = shown(edited())
+    one = edited(PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(shown(one), 255 - plain)
+    both = edited(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
+    assert np.array_equal(shown(both), 255 - plain)
+    assert np.array_equal(shown(edited(PresentationLUTShape="INVERSE")), 255 - plain)
+
+
+def lut(descriptor: list[int], entries: Any) -> Sequence:
+    item = Dataset()
+    item.add_new(0x00283002, "US", descriptor)
+    item.add_new(0x00283006, "OW", np.asarray(entries, dtype="<u2").tobytes())
+    return Sequence([item])
+
+
+def test_lookup_tables_agree_with_pydicom() -> None:
+    modality = lut([1000, 500, 16], 4095 - np.arange(1000) * 4)
+    voi = lut([4096, 0, 16], np.sqrt(np.arange(4096) / 4095) * 65535)
+    data = edited(
+        ModalityLUTSequence=modality, VOILUTSequence=voi,
+        RescaleSlope=None, RescaleIntercept=None, WindowCenter=None, WindowWidth=None,
+    )  # fmt: skip
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    reference = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+    assert np.array_equal(shown(data), rounded(reference * (255 / 65535)))
+    assert decode(data).notes == ("modality LUT", "VOI LUT")
+
+
+def test_a_table_of_ten_bits_spans_the_display() -> None:
+    voi = lut([4096, 0, 10], np.arange(4096) // 4)
+    data = edited(VOILUTSequence=voi, WindowCenter=None, WindowWidth=None)
+    assert np.array_equal(shown(data), rounded((TWELVE[..., 0] // 4) * (255 / 1023)))
+
+
+def test_padding_is_black_whatever_the_window_makes_of_it() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(edited(PhotometricInterpretation="MONOCHROME1")))
+    dataset.add_new("PixelPaddingValue", "US", 0)
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    data = stream.getvalue()
+    assert shown(data)[0, 0] == 0
+    assert shown(data)[0, 1] == 255
+
+
+@pytest.mark.parametrize("planar", [0, 1])
+@pytest.mark.parametrize("rle", [False, True])
+def test_rgb(planar: int, rle: bool) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    data = rgb.transpose(2, 0, 1).tobytes() if planar else rgb.tobytes()
+    file = edited(
+        GRAY, PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=planar,
+        PixelData=data,
+    )  # fmt: skip
+    if rle:
+        dataset = pydicom.dcmread(io.BytesIO(file))
+        dataset.compress("1.2.840.10008.1.2.5")
+        stream = io.BytesIO()
+        dataset.save_as(stream)
+        file, rgb = stream.getvalue(), dataset.pixel_array
+    assert np.array_equal(decode(file).pixels, rgb)
+
+
+def test_implicit_files_and_files_without_preamble() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(encode.dicom(TWELVE, bits_stored=12)))
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    stream = io.BytesIO()
+    dataset.save_as(stream, implicit_vr=True, little_endian=True)
+    data = stream.getvalue()
+    assert decode(data).digest == decode(edited()).digest
+    assert decode(data[132:], "application/dicom").digest == decode(edited()).digest
+    with pytest.raises(ImageProblem, match="not a PNG, JPEG or DICOM"):
+        decode(data[132:])
+    bare = data[132:]
+    bare = bare[12 + int.from_bytes(bare[8:12], "little") :]  # behind the group's length
+    assert decode(bare, "application/dicom").digest == decode(edited()).digest
+
+
+def syntax(uid: str) -> bytes:
+    """A file that claims a transfer syntax of the same length as the real one's, or shorter."""
+    padded = uid.encode().ljust(20, b"\0")
+    return encode.dicom(GRAY).replace(b"1.2.840.10008.1.2.1\0", padded, 1)
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        (ExplicitVRBigEndian, "Big Endian"),
+        ("1.2.840.10008.1.2.1.99"[:20], "not in the DICOM standard"),
+        ("1.2.840.10008.1.1", "not in the DICOM standard"),
+        ("1.2.3.4", "not in the DICOM standard"),
+    ],
+)
+def test_other_transfer_syntaxes_are_named(uid: str, name: str) -> None:
+    assert name in refused(syntax(uid), Problem.UNSUPPORTED)
+
+
+def test_a_compressed_syntax_is_named() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(encode.dicom(GRAY)))
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    stream = io.BytesIO()
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(stream)
+    assert "JPEG 2000" in refused(stream.getvalue(), Problem.UNSUPPORTED)
+
+
+@pytest.mark.parametrize(
+    ("elements", "problem"),
+    [
+        ({"RescaleSlope": "0"}, Problem.UNUSABLE),
+        ({"RescaleSlope": "1E400"}, Problem.UNUSABLE),
+        ({"RescaleIntercept": "nan"}, Problem.UNUSABLE),
+        ({"WindowWidth": 0}, Problem.UNUSABLE),
+        ({"WindowWidth": -5}, Problem.UNUSABLE),
+        ({"WindowWidth": None}, Problem.UNUSABLE),
+        ({"WindowCenter": 90000, "WindowWidth": 10}, Problem.UNUSABLE),
+        ({"VOILUTFunction": "SMOOTH"}, Problem.UNUSABLE),
+        ({"NumberOfFrames": 2}, Problem.UNUSABLE),
+        ({"NumberOfFrames": 2**31 - 1}, Problem.UNUSABLE),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, Problem.UNUSABLE),
+        ({"PhotometricInterpretation": "YBR_FULL"}, Problem.UNUSABLE),
+        ({"PhotometricInterpretation": None}, Problem.MALFORMED),
+        ({"BitsStored": 13, "BitsAllocated": 12}, Problem.UNUSABLE),
+        ({"BitsStored": 0}, Problem.UNUSABLE),
+        ({"HighBit": 15}, Problem.UNUSABLE),
+        ({"SamplesPerPixel": 3}, Problem.MALFORMED),
+        ({"Rows": 25}, Problem.MALFORMED),
+        ({"Rows": 0}, Problem.MALFORMED),
+        ({"Rows": None}, Problem.MALFORMED),
+        ({"Rows": 65535, "Columns": 65535}, Problem.TOO_LARGE),
+        ({"Rows": 1, "Columns": 1, "PixelData": b"\0\0"}, Problem.UNUSABLE),
+        ({"PixelData": bytes(2 * 24 * 32)}, Problem.UNUSABLE),
+        ({"PixelData": None}, Problem.UNUSABLE),
+        ({"ModalityLUTSequence": lut([4, 0, 16], [1, 2, 3])}, Problem.UNUSABLE),
+        ({"ModalityLUTSequence": lut([4, 0, 16], [7, 7, 7, 7])}, Problem.UNUSABLE),
+        ({"ModalityLUTSequence": lut([4, 0, 99], [1, 2, 3, 4])}, Problem.UNUSABLE),
+        ({"ModalityLUTSequence": Sequence([Dataset()])}, Problem.MALFORMED),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_header_that_gives_no_picture_is_refused(
+    elements: dict[str, Any], problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pydicom.config.settings, "_writing_validation_mode", 0)
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", 0)
+    refused(edited(**elements), problem)
+
+
+def test_nothing_of_the_patient_is_in_a_refusal_or_a_note(caplog: Any, recwarn: Any) -> None:
+    secret = "SECRET^NAME"
+    for elements in ({"RescaleSlope": 0}, {"VOILUTFunction": secret}, {"Rows": 9}):
+        file = edited(PatientName=secret, PatientID=secret, **elements)
+        caplog.clear()
+        recwarn.clear()
+        with pytest.raises(ImageProblem) as caught:
+            decode(file)
+        assert "SECRET" not in caught.value.detail + caplog.text
+        assert caught.value.__cause__ is None
+    assert not recwarn.list
+
+
+READ = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5")
+DATA = os.environ.get("LAZARET_DATA")
+
+
+@pytest.mark.skipif(not DATA, reason="set LAZARET_DATA to the folder of real images")
+def test_real_files_decode_like_pydicom_or_are_refused_by_name() -> None:
+    decoded = 0
+    for path in sorted(Path(DATA or ".").glob("dicom/*.dcm")):
+        dataset = pydicom.dcmread(path)
+        if dataset.file_meta.TransferSyntaxUID not in READ:
+            refused(path.read_bytes(), Problem.UNSUPPORTED)
+            continue
+        values = apply_modality_lut(dataset.pixel_array, dataset).astype(float).ravel()
+        if dataset.PhotometricInterpretation == "MONOCHROME1":
+            values = -values
+        order = np.argsort(values)
+        rises = np.diff(decode(path.read_bytes()).pixels.ravel()[order].astype(int))
+        # the same order of gray values as pydicom's, padding apart
+        assert (rises[np.diff(values[order]) > 0] >= 0).all() or "PixelPaddingValue" in dataset
+        decoded += 1
+    assert decoded >= 6
+
+
+@pytest.mark.skipif(not DATA, reason="set LAZARET_DATA to the folder of real images")
+def test_real_radiographs_decode() -> None:
+    paths = sorted(Path(DATA or ".").glob("cxr_kermany/images/*"))[::50]
+    assert paths
+    for path in paths:
+        assert isinstance(decode(path.read_bytes()), Image)
