@@ -125,14 +125,13 @@ def ascend(
             return start.detach()
         (gradient,) = torch.autograd.grad(value.sum(), x)
         with torch.no_grad():
-            # one reduction and no transfer a step: the findings are read once, after the loop
-            largest = gradient.abs().flatten(1).amax(dim=1)
+            # one reduction, one buffer and no transfer a step: findings are read after the loop
+            largest = torch.linalg.vector_norm(gradient, ord=float("inf"), dim=(1, 2, 3))
             finite = largest.isfinite()
             not_finite |= ~finite
             no_guidance |= (largest == 0) & ~reached(logits, labels, targeted=objective.targeted)
-            direction = gradient.sign() * finite.to(gradient).view(-1, 1, 1, 1)
-            direction = direction.nan_to_num_(0)  # NaN times 0 is NaN
-            x = box.clamp(x.detach() + step * direction)
+            direction = gradient.sign().masked_fill_(~finite.view(-1, 1, 1, 1), 0)
+            x = direction.mul_(step).add_(x).clamp_(box.lower, box.upper)
     for ailment, rows in ((Ailment.NOT_FINITE, not_finite), (Ailment.ZERO, no_guidance)):
         if rows.any():
             on_finding(GradientFinding(ailment, tuple(rows.nonzero()[:, 0].tolist())))
