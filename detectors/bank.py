@@ -30,7 +30,8 @@ def subsample(labels: Tensor, groups: Tensor, size: int, seed: int) -> Tensor:
 
 
 def split_groups(groups: Tensor | None, benign: int, adversarial: int) -> tuple[Tensor, Tensor]:
-    """``(int64[benign], int64[adversarial])`` from the ``groups`` argument of ``Detector.fit``."""
+    """``(int64[benign], int64[adversarial])`` from the ``groups`` argument of ``Detector.fit``,
+    on the CPU."""
     if groups is None:
         groups = torch.arange(benign + adversarial)
     if len(groups) != benign + adversarial:
@@ -38,6 +39,7 @@ def split_groups(groups: Tensor | None, benign: int, adversarial: int) -> tuple[
             f"{len(groups)} groups for {benign} benign and {adversarial} attacked images; "
             "give one group per image, benign first"
         )
+    groups = groups.cpu()
     return groups[:benign], groups[benign:]
 
 

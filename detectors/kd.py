@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 from torch import Tensor
 
 from detectors.bank import split_groups, subsample
@@ -71,17 +70,17 @@ class KernelDensity(Detector):
         classes, width = benign.logits.shape[1], bank.shape[1]
         w, constant = np.empty(len(bank)), np.empty(len(bank))
         mask = np.zeros((classes, len(bank)))
-        pooled = self._fit_density(squared, own, width)
+        lonely = {c for c in range(classes) if len(np.unique(group[label == c])) < 2}
+        pooled = self._fit_density(squared, own, width) if lonely else np.empty(2)
         for c in range(classes):
             members = label == c
-            alone = len(np.unique(group[members])) < 2
-            if alone:
+            if c in lonely:
                 h, typical = pooled
             else:
                 inside = np.ix_(members, members)
                 h, typical = self._fit_density(squared[inside], own[inside], width)
                 mask[c, ~members] = EXCLUDED
-            count = len(bank) if alone else members.sum()
+            count = len(bank) if c in lonely else members.sum()
             w[members] = 1 / (2 * h**2)
             constant[members] = (
                 -norm[members] * w[members]
@@ -122,9 +121,10 @@ def left_out_log_density(
         own: ``bool[n, n]``, pairs (the diagonal among them) that must not see each other.
         width: dimension of the space.
     """
-    exponent = np.where(own, -np.inf, -squared / (2 * bandwidth**2))
-    others = (~own).sum(axis=1)
-    density = logsumexp(exponent, axis=1) - np.log(np.maximum(others, 1))
+    squared = np.where(own, np.inf, squared)
+    nearest = squared.min(axis=1)
+    kernels = np.exp((nearest[:, None] - squared) / (2 * bandwidth**2))
+    density = np.log(kernels.sum(axis=1) / (~own).sum(axis=1)) - nearest / (2 * bandwidth**2)
     return np.asarray(density - width / 2 * np.log(2 * np.pi * bandwidth**2))
 
 

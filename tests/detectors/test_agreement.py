@@ -1,0 +1,56 @@
+"""Agreement must fire when squeezing takes the answer back, and stay quiet near the boundary."""
+
+import numpy as np
+import pytest
+import torch
+
+from detectors.agreement import Agreement
+from detectors.features import Features
+from detectors.statistics import tpr_at_fpr
+
+
+def views(n: int, seed: int, *, flipped: bool, classes: int = 2) -> Features:
+    """Benign: the squeezed margin follows the plain one with noise that grows with it. Flipped:
+    the squeezed view gives back the class that the attack hid."""
+    draw = torch.Generator().manual_seed(seed)
+    margin = torch.rand(n, generator=draw) * (3 if flipped else 6)
+    winner = torch.randint(classes, (n,), generator=draw)
+    noise = torch.randn(n, generator=draw) * (0.1 + 0.1 * margin)
+    after = -(1 + 2 * torch.rand(n, generator=draw)) if flipped else 0.8 * margin + noise - 0.1
+    plain, squeezed = torch.full((n, classes), -9.0), torch.full((n, classes), -9.0)
+    rows, rival = torch.arange(n), (winner + 1) % classes
+    plain[rows, winner], plain[rows, rival] = margin, 0.0
+    squeezed[rows, winner], squeezed[rows, rival] = after, 0.0
+    return Features((torch.zeros(n, 1),), plain, squeezed)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_flips_are_caught_and_wavering_benign_images_pass(classes: int) -> None:
+    benign = views(600, 1, flipped=False, classes=classes)
+    labels = benign.predicted
+    detector = Agreement().fit(benign, labels, benign)
+    fresh = detector(views(2000, 2, flipped=False, classes=classes)).numpy()
+    caught = detector(views(500, 3, flipped=True, classes=classes)).numpy()
+    assert tpr_at_fpr(fresh, caught, 0.01) > 0.97
+    # standardised: about as many large scores as a Gaussian has
+    assert np.mean(fresh > 3) < 0.01
+    assert fresh.std() == pytest.approx(1, abs=0.25)
+
+
+def test_a_few_benign_flips_do_not_bend_the_line() -> None:
+    benign, flips = views(600, 1, flipped=False), views(12, 4, flipped=True)
+    mixed = Features(
+        (torch.zeros(612, 1),),
+        torch.cat([benign.logits, flips.logits]),
+        torch.cat([benign.squeezed_logits, flips.squeezed_logits]),
+    )
+    detector = Agreement().fit(mixed, mixed.predicted, mixed)
+    assert detector.slope.numpy() == pytest.approx(0.8, abs=0.1)
+    assert (detector(flips) > 3).all()
+
+
+def test_a_guard_without_a_squeezed_view_is_told_so() -> None:
+    benign = views(50, 1, flipped=False)
+    without = benign._replace(squeezed_logits=torch.zeros(50, 0))
+    with pytest.raises(ValueError, match="squeezed view"):
+        Agreement().fit(without, benign.predicted, without)
