@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,31 @@ class Readings:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, Floats]) -> Self:
+        """From a graph's outputs by name. What a bare model lacks is empty or NaN."""
+        n = len(outputs["logits"])
+        missing = np.full(n, np.nan, np.float32)
+        return cls(
+            logits=outputs["logits"],
+            probabilities=outputs["probabilities"],
+            scores=outputs.get("scores", np.empty((n, 0), np.float32)),
+            fused=outputs.get("fused", missing),
+            quality=outputs.get("quality", missing),
+        )
+
+
+READING = ("logits", "probabilities", "scores", "fused", "quality")
+"""The outputs that make ``Readings``; a bare model has the first two."""
+
+
+def check_batch(images: Batch) -> None:
+    """Raises ``ValueError`` for anything but ``uint8[N, H, W, 1 or 3]``."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise ValueError(
+            f"a batch is uint8[N, H, W, 1 or 3], not {images.dtype}{list(images.shape)}"
+        )
 
 
 class Engine(Protocol):

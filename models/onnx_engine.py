@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from models.engine import Batch, EngineProblem, Floats, Readings
+from models.engine import READING, Batch, EngineProblem, Floats, Readings, check_batch
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
@@ -78,8 +78,7 @@ class OnnxEngine:
         _check_contract(self._session, _name(graph))
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
         """What the graph can be asked for, in its own order."""
-        asked = ("logits", "probabilities", "scores", "fused", "quality")
-        self._asked = tuple(name for name in asked if name in self.output_names)
+        self._asked = tuple(name for name in READING if name in self.output_names)
         self._bound = None if provider == "cpu" else _Bound(self._session)
 
     def run(self, images: Batch) -> Readings:
@@ -90,16 +89,7 @@ class OnnxEngine:
             ValueError: not ``uint8[N, H, W, 1 or 3]``.
             EngineProblem: the runtime failed on this batch (out of memory, say).
         """
-        found = dict(zip(self._asked, self.outputs(images, self._asked), strict=True))
-        n = len(images)
-        missing = np.full(n, np.nan, np.float32)
-        return Readings(
-            logits=found["logits"],
-            probabilities=found["probabilities"],
-            scores=found.get("scores", np.empty((n, 0), np.float32)),
-            fused=found.get("fused", missing),
-            quality=found.get("quality", missing),
-        )
+        return Readings.of(dict(zip(self._asked, self.outputs(images, self._asked), strict=True)))
 
     def features(self, images: Batch) -> Floats:
         """``float32[N, sum d]``: the taps, joined in network order. Raises as ``run`` does, and
@@ -109,10 +99,7 @@ class OnnxEngine:
     def outputs(self, images: Batch, names: Sequence[str]) -> tuple[Floats, ...]:
         """The named outputs, in that order. Raises as ``run`` does, and ``EngineProblem`` for a
         name that the graph does not have."""
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-            raise ValueError(
-                f"a batch is uint8[N, H, W, 1 or 3], not {images.dtype}{list(images.shape)}"
-            )
+        check_batch(images)
         unknown = [name for name in names if name not in self.output_names]
         if unknown:
             raise EngineProblem(

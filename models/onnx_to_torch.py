@@ -8,7 +8,6 @@ stay dynamic, integers stay integers. Importing this module needs ``onnx``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ _DTYPES = {
     onnx.TensorProto.INT64: torch.int64,
 }
 _HALVES = (torch.float16, torch.bfloat16)
+_REMEMBERED, _REMEMBERED_SIZE = 512, 2**16
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Operators that take a reduced activation as it is; all others get float32 back.
 _KEEP_REDUCED = {"Add", "Clip", "Concat", "Dropout", "HardSwish", "LeakyRelu", "MaxPool", "Relu"}
@@ -60,15 +60,12 @@ class OnnxModule(nn.Module):
     ``forward`` takes the graph's inputs in order and returns a tuple of its outputs, in order.
     Weights are parameters that need no gradient.
 
-    ``reduced``: a half-precision type for the convolutions and what lies directly between
-    them, or None. Everything else (pooled means, products, the detectors' distances, which
-    subtract large numbers) stays float32.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """See ``convert``."""
         super().__init__()
-        self.reduced: torch.dtype | None = None
+        self._reduced: torch.dtype | None = None
         graph = model.graph
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         constants = {t.name: _tensor(t, f"initialiser {t.name!r}") for t in graph.initializer}
@@ -86,11 +83,25 @@ class OnnxModule(nn.Module):
         self._constants = constants  # host copies, for shapes and axes
         self._weights: dict[str, str] = {}
         self._register(constants)
+        self.moved: dict[tuple[object, ...], Tensor] = {}
+        """Host values on a device, by content. A captured CUDA graph must hold on to them."""
         self._plans: dict[tuple[str, ...], list[tuple[Node, tuple[str, ...]]]] = {}
         self.eval()
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return self.outputs(inputs, self.output_names)
+
+    def reduce(self, dtype: torch.dtype) -> None:
+        """Compute convolutions, and what lies directly between them, in a half-precision type.
+        Everything else (pooled means, matrix products, the detectors' distances, which subtract
+        large numbers) stays float32."""
+        self._reduced = dtype
+        for node in self._nodes:
+            if node.operator in _CONVOLUTIONS:
+                for name in node.inputs[1:]:
+                    if name in self._weights:
+                        weight = getattr(self, self._weights[name])
+                        weight.data = weight.data.to(dtype)
 
     def outputs(self, inputs: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, ...]:
         """The named values, in that order; only the nodes that they need are evaluated."""
@@ -102,7 +113,7 @@ class OnnxModule(nn.Module):
             result = OPERATORS[node.operator].function(node, *self._arguments(node, values, device))
             results = (result,) if isinstance(result, Tensor) else result
             for name, value in zip(node.outputs, results, strict=False):
-                values[name] = value if name in self._on_host else _lift(value, device)
+                values[name] = value if name in self._on_host else self._lift(value, device)
             for name in finished:
                 del values[name]
         return tuple(self._value(name, values).to(device) for name in names)
@@ -121,16 +132,31 @@ class OnnxModule(nn.Module):
                 arguments.append(value.cpu())
             else:
                 value = self._value(name, values)
-                arguments.append(_lift(value, device) if name in self._on_host else value)
-        if self.reduced is not None and not host_node:
+                arguments.append(self._lift(value, device) if name in self._on_host else value)
+        if self._reduced is not None and not host_node:
             return [self._precision(node, argument) for argument in arguments]
         return arguments
+
+    def _lift(self, value: Tensor, device: torch.device) -> Tensor:
+        """Move a host value to the device. Small ones (sizes, ranges) are remembered: a CUDA graph
+        can hold no copy from pageable memory, and a second run of the same sizes makes none."""
+        if value.device == device:
+            return value
+        if value.numel() > _REMEMBERED_SIZE or value.requires_grad:
+            return value.to(device)
+        if len(self.moved) >= _REMEMBERED:
+            self.moved = {}  # images of ever new sizes must not fill the device
+        key = (value.numpy().tobytes(), value.dtype, value.shape, device)
+        if key not in self.moved:
+            with torch.inference_mode(False):  # or a later gradient could not pass
+                self.moved[key] = value.clone().to(device)
+        return self.moved[key]
 
     def _precision(self, node: Node, argument: Tensor | None) -> Tensor | None:
         if argument is None or not argument.is_floating_point():
             return argument
         if node.operator in _CONVOLUTIONS:
-            return argument.to(self.reduced)
+            return argument.to(self._reduced)
         if argument.dtype in _HALVES and node.operator not in _KEEP_REDUCED:
             return argument.float()
         return argument
@@ -167,24 +193,6 @@ class OnnxModule(nn.Module):
                 needed.update(node.inputs)
             self._plans[names] = plan[::-1]
         return self._plans[names]
-
-
-@lru_cache(maxsize=256)
-def _lifted(content: bytes, dtype: torch.dtype, shape: torch.Size, device: torch.device) -> Tensor:
-    if not content:
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape).to(device)
-
-
-def _lift(value: Tensor, device: torch.device) -> Tensor:
-    """Move a host value to the device. Small ones (sizes, ranges) are remembered by content: a
-    CUDA graph can hold no copy from pageable memory, and the second run then makes none."""
-    if value.device == device:
-        return value
-    if value.numel() > 2**16 or value.requires_grad:
-        return value.to(device)
-    value = value.detach().contiguous()
-    return _lifted(value.numpy().tobytes(), value.dtype, value.shape, device)
 
 
 def _on_host(nodes: list[Node], constants: dict[str, Tensor]) -> frozenset[str]:

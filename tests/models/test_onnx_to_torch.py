@@ -94,6 +94,12 @@ def test_gradients_are_the_original_network_s(exported):
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-4)
 
 
+def test_nothing_is_read_back_from_the_device(exported):
+    _, graph = exported
+    (y,) = convert(graph).to("meta")(torch.zeros(4, 3, 16, 16, device="meta"))
+    assert len(y) == 4
+
+
 def test_a_grey_image_of_any_size_passes_our_own_preprocessing():
     spec = Preprocessing(channels=3, resize=20, crop=(16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)
     example = torch.zeros(2, 30, 40, 3, dtype=torch.uint8)
