@@ -29,6 +29,9 @@ def decode_png(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:
     """``uint8[H, W, C]`` and notes. Sixteen-bit gray becomes ``(255 v + 32767) // 65535``;
     sixteen-bit colour keeps its high byte. Alpha that is opaque everywhere is dropped; other
     transparency and animation are refused, for no compositing is the right one."""
+    if data[12:16] == b"IHDR":
+        width, height = struct.unpack_from(">II", data, 16)
+        check_size(height, width, limits)
     with _open(_essential_chunks(data), "PNG", limits) as file:
         file.load()
         notes: list[str] = []
@@ -57,6 +60,7 @@ def decode_jpeg(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:
             Problem.UNUSABLE,
             f"The JPEG has more than {_MOST_SCANS} scans. Save it as a baseline JPEG or a PNG.",
         )
+    check_size(*_jpeg_size(data), limits)
     with _open(data, "JPEG", limits) as file:
         if getattr(file, "n_frames", 1) > 1:
             raise ImageProblem(
@@ -76,7 +80,7 @@ def decode_jpeg(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:
 def _open(data: bytes, name: str, limits: Limits) -> Pillow.Image:
     try:
         file = Pillow.open(io.BytesIO(data), formats=[name])
-    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):  # its own bound
         raise ImageProblem(
             Problem.TOO_LARGE,
             f"The image has more than {limits.pixels} pixels. Send a smaller one.",
@@ -105,6 +109,22 @@ def _essential_chunks(data: bytes) -> bytes:
         if kind == b"IEND":
             return b"".join(kept)
         position = end
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Height and width from the frame header (ITU-T T.81 section B.2.2), the first SOF marker."""
+    at = 2
+    while True:
+        marker, kind, length = struct.unpack_from(">BBH", data, at)
+        if kind == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker != 0xFF or kind in (0xD9, 0xDA):
+            raise ImageProblem(Problem.MALFORMED, "The JPEG has no frame header. Send it again.")
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return height, width
+        at += 2 + length
 
 
 def _from_samples(samples: npt.NDArray[np.generic], notes: list[str]) -> Pixels:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from models.imaging import Image, ImageProblem, Problem, encode
+from models.imaging import Image, ImageProblem, encode
 from models.imaging.decode import decode
 
 GRAY = (np.arange(24 * 24) % 256).astype(np.uint8).reshape(24, 24, 1)
@@ -137,16 +137,26 @@ def test_a_preamble_that_makes_the_file_a_program_is_refused() -> None:
     assert decode(b"II*\0" + data[4:]).digest == decode(data).digest  # TIFF is DICOM's own use
 
 
-def test_rle_runs_beyond_the_image_are_refused() -> None:
+def rle_file(*packed: bytes) -> bytes:
+    """A 24 x 24 file of 8 bits whose segments are these."""
     good = encode.dicom(GRAY, rle=True)
-    at = good.index(struct.pack("<HH", 0x7FE0, 0x0010))
-    frame = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 1000
-    item = struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)) + frame
-    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-    bad = good[: at + 12] + struct.pack("<HHI", 0xFFFE, 0xE000, 0) + item + end
-    with pytest.raises(ImageProblem) as caught:
-        decode(bad)
-    assert caught.value.problem is Problem.MALFORMED
+    at = good.index(struct.pack("<HH", 0x7FE0, 0x0010)) + 12
+    offsets = np.cumsum([64, *map(len, packed)])[:-1].tolist()
+    frame = struct.pack("<16I", len(packed), *offsets, *[0] * (15 - len(packed))) + b"".join(packed)
+    items = (b"", frame)
+    body = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
+    return good[:at] + body + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+def test_rle_fills_the_image_and_never_more() -> None:
+    ramp = b"".join(bytes((127,)) + bytes(range(128)) for _ in range(8))
+    shown = decode(rle_file(ramp)).pixels.ravel()
+    assert np.array_equal(shown, np.arange(576) % 128)
+    for short in (b"\x81\0" * 4, ramp[: 129 * 4], b"\x80" * 5000, b""):
+        with pytest.raises(ImageProblem, match="does not fill"):
+            decode(rle_file(short))
+    with pytest.raises(ImageProblem, match="does not fill"):
+        decode(rle_file(ramp, ramp))
 
 
 MEASURE = """
