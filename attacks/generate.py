@@ -46,6 +46,9 @@ def generate(
 ) -> tuple[AdversarialSet, ...]:
     """Attack every image with every spec; one ``AdversarialSet`` a spec, images in their order.
 
+    The same images, keys and seed give the same set. With another ``batch`` a float32 model may
+    round differently and turn the sign of a gradient that is nearly zero: a few pixels change.
+
     Args:
         model: in evaluation mode, on ``device``.
         images: ``uint8[H, W, C]`` each. Images of one shape share batches.
