@@ -264,10 +264,13 @@ def _reduce(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return _REDUCTIONS[node.operator](x, dims, bool(node.get("keepdims", 1)))
 
 
-@operator("ArgMax", "ArgMin", attributes="axis keepdims")
+@operator("ArgMax", "ArgMin", attributes="axis keepdims select_last_index")
 def _arg(node: Node, x: Tensor) -> Tensor:
     find = torch.argmax if node.operator == "ArgMax" else torch.argmin
-    return find(x, dim=node.get("axis", 0), keepdim=bool(node.get("keepdims", 1)))
+    axis, keep = node.get("axis", 0), bool(node.get("keepdims", 1))
+    if node.get("select_last_index", 0):
+        return x.shape[axis] - 1 - find(x.flip(axis), dim=axis, keepdim=keep)
+    return find(x, dim=axis, keepdim=keep)
 
 
 @operator("TopK", attributes="axis largest sorted", host=(1,), outputs=2)

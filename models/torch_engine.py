@@ -29,8 +29,8 @@ class TorchEngine:
 
     Weights and activations are channels-last. ``bfloat16`` and ``float16`` are for the network
     only: a converted graph runs its convolutions in that type and everything else in float32; a
-    module runs under autocast and keeps its detectors out of it itself. Scores move by about a
-    hundredth of their range, so calibrate with the engine and type that will serve.
+    module runs under autocast and keeps its detectors out of it itself. Scores move by a few
+    hundredths of their range, so calibrate with the engine and type that will serve.
 
     On CUDA a batch shape that comes a second time is captured as a CUDA graph. A module that
     cannot be captured (it reads values back on the host) runs without. TF32 is off.

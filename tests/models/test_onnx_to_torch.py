@@ -122,6 +122,7 @@ CASES = [
     ("ReduceSumSquare", [np.array([0, 3])], {"keepdims": 0}),
     ("ReduceProd", [np.array([1, 2])], {}),
     ("ArgMax", [], {"axis": 1, "keepdims": 0}),
+    ("ArgMin", [], {"axis": -1, "select_last_index": 1}),
     ("TopK", [np.array([3])], {"axis": -1, "largest": 0}),
     ("Gather", [np.array([[-1, 0], [1, 1]])], {"axis": 2}),
     ("GatherElements", [np.array([[[[-1] * 6] * 7]])], {"axis": 1}),
