@@ -269,7 +269,7 @@ def _arg(node: Node, x: Tensor) -> Tensor:
     find = torch.argmax if node.operator == "ArgMax" else torch.argmin
     axis, keep = node.get("axis", 0), bool(node.get("keepdims", 1))
     if node.get("select_last_index", 0):
-        return x.shape[axis] - 1 - find(x.flip(axis), dim=axis, keepdim=keep)
+        return find(x.flip(axis), dim=axis, keepdim=keep).mul(-1).add(x.shape[axis] - 1)
     return find(x, dim=axis, keepdim=keep)
 
 
