@@ -10,21 +10,21 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 _ANSWER: dict[str, Any] = {
     "request_id": "4f1c2d3e5a6b47889900aabbccddeeff",
     "model": {"name": "chest-xray", "version": "1", "bundle": "sha256:9f2b..."},
-    "verdict": "accept",
-    "route": None,
+    "verdict": "flag",
+    "route": "adversarial",
     "diagnosis": {
         "label": "pneumonia",
         "probabilities": {"normal": 0.04, "pneumonia": 0.96},
     },
     "guard": {
-        "p_value": 0.41,
+        "p_value": 0.004,
         "quality_p_value": 0.66,
         "alpha": {"flag": 0.01, "reject": 0.001, "quality": 0.005},
-        "reason": "no p-value at or below a level",
+        "reason": "fused p-value at or below flag level",
         "bypass": False,
-        "detectors": [{"name": "lid", "score": 1.7, "p_value": 0.5}],
+        "detectors": [{"name": "lid", "score": 1.7, "p_value": 0.003}],
     },
-    "case_id": None,
+    "case_id": "0b7c1f5e2d3a4968b1c2d3e4f5a6b7c8",
     "timing_ms": {"decode": 3.4, "queue": 0.1, "infer": 21.0, "record": 1.2, "total": 26.3},
 }
 

@@ -29,7 +29,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings(bundle: Path, tmp_path: Path) -> Settings:
     """Serve it to anyone on the loopback address."""
     return Settings(bundles=(bundle,), database=f"sqlite:///{tmp_path}/records.sqlite3")
@@ -44,7 +44,7 @@ def serving(settings: Settings, **given: object) -> Iterator[TestClient]:
         yield client
 
 
-@pytest.fixture()
+@pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
     """The application in this process, warm."""
     with serving(settings) as client:
