@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from detectors.agreement import Agreement
 from detectors.detector import Detector
-from detectors.dfeat import DFeat
+from detectors.dfeat import DeepFeatures
 from detectors.features import Features
 from detectors.fusion import Fusion
 from detectors.kd import KernelDensity
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
-from detectors.qfeat import QFeat
+from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
 from models.export import export_onnx
 from models.onnx_graph import compose
@@ -26,7 +26,7 @@ OUTPUTS = ("scores", "fused", "quality")
 
 DETECTORS: dict[str, type[Detector]] = {
     detector.name: detector
-    for detector in (KernelDensity, Lid, Mahalanobis, DFeat, QFeat, Agreement)
+    for detector in (KernelDensity, Lid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement)
 }
 
 

@@ -132,6 +132,21 @@ def _from_folders(folder: Path) -> list[tuple[str, str, str, str | None]]:
     ]
 
 
+def unlabelled(folder: Path, most: int) -> tuple[Example, ...]:
+    """Up to ``most`` images below ``folder``, evenly spaced in name order, whose labels do not
+    matter. Raises ``DatasetProblem``."""
+    if not folder.is_dir():
+        raise DatasetProblem(f"{folder}: no such folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise DatasetProblem(f"{folder}: holds no PNG, JPEG or DICOM file")
+    kept = paths[:: -(-len(paths) // most)]
+    keys = [str(path.relative_to(folder)) for path in kept]
+    return tuple(
+        Example(path, key, 0, key, None) for path, key in zip(kept, keys, strict=True)
+    )
+
+
 def load_images(
     examples: Iterable[Example],
     limits: Limits | None = None,

@@ -1,0 +1,71 @@
+# The menu. Every target works on a fresh machine with Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUN := runs
+
+.PHONY: help demo test lint types format zoo evaluate bench docs clean
+
+help: ## show this menu
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(VENV)/.base ## guard the chest phantom: clean, degraded and attacked files over HTTP
+	$(BIN)/lazaret demo $(ARGS)
+
+test: $(VENV)/.dev ## lint, types and the whole test suite
+	$(MAKE) lint types
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev ## ruff: style and known mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+zoo: $(VENV)/.dev ## make the phantom model, its guard and the demo's files again (about 15 minutes)
+	rm -rf $(RUN)/zoo && mkdir -p $(RUN)/zoo
+	$(BIN)/lazaret phantom dataset --out $(RUN)/zoo/data --images 8000 --size 128
+	$(BIN)/lazaret train --data $(RUN)/zoo/data --out $(RUN)/zoo/phantom --name phantom --size 128 \
+		--widths 16,32,64,96 --blocks 1,1,1,1 --epochs 16 --licence "Apache-2.0 (made by this project)"
+	$(BIN)/lazaret fit --model $(RUN)/zoo/phantom --data $(RUN)/zoo/data --out $(RUN)/zoo/bundle
+	$(BIN)/lazaret phantom demo-images --model $(RUN)/zoo/phantom --out $(RUN)/zoo/demo
+	rm -rf models/zoo/phantom && mv $(RUN)/zoo/phantom models/zoo/phantom
+	mv $(RUN)/zoo/bundle $(RUN)/zoo/demo models/zoo/phantom/
+
+evaluate: $(VENV)/.dev ## fit and judge the chest X-ray guard on $$LAZARET_DATA (about 40 minutes)
+	@test -d "$(LAZARET_DATA)/cxr_kermany" || { echo "set LAZARET_DATA to a folder that holds cxr_kermany"; exit 2; }
+	rm -rf $(RUN)/chest-xray
+	$(BIN)/lazaret fit --model chest-xray --data $(LAZARET_DATA)/cxr_kermany --out $(RUN)/chest-xray
+	$(BIN)/lazaret evaluate --bundle $(RUN)/chest-xray --data $(LAZARET_DATA)/cxr_kermany \
+		--other $(LAZARET_DATA)/cxr_hannover_covid --other $(LAZARET_DATA)/derm_isic2017 \
+		--other $(LAZARET_DATA)/fundus_idrid --out docs/results/chest-xray
+
+bench: $(VENV)/.dev ## what the guard costs, and our attacks beside foolbox's
+	$(BIN)/python benchmarks/guard_cost.py
+	$(BIN)/python benchmarks/attack_agreement.py
+
+docs: $(VENV)/.dev ## write the pages that come from the code
+	$(BIN)/python -m service.settings > docs/settings.md
+
+clean: ## remove what was installed and built here
+	rm -rf $(VENV) build dist *.egg-info $(RUN)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Lazaret needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+# torch alone and first, so that nothing else draws in another build of it
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) install -q -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
+	@touch $@

@@ -1,0 +1,133 @@
+"""``lazaret evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: lazaret evaluate --bundle bundles/chest-xray --data scans --out evaluation"
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Option(help="The bundle folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled images; its test split judges.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json, .md and the figure.")],
+    model: Annotated[
+        str | None, typer.Option(help="The guarded model, to attack. Default: the zoo's.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="safetensors of a factory.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="model.json, if not beside the model.")] = None,
+    attacks: Annotated[str, typer.Option(help="Presets, by comma.")] = "fgsm,bim,pgd,cw_linf",
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="Grey levels; default 0.5, 1, 2 and 4.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Test images attacked and shifted.")] = 240,
+    other: Annotated[
+        list[Path] | None, typer.Option(help="Folder of images that are not for this model.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes the draw and the random starts.")] = 0,
+    device: Annotated[str, typer.Option(help="Where attacks run: cpu or cuda.")] = "cpu",
+) -> None:
+    """Judge a bundle on test patients: attacks, benign shifts and the null test.
+
+    Attacks are made against the model, rounded to 8-bit files and read back through the service's
+    own decoder and engine. Writes nothing unless the null test passes.
+    """
+    from service.cli.offline import console, load, progress_bars, workshop
+
+    with workshop():
+        import shlex
+        import sys
+        from dataclasses import replace
+        from time import perf_counter
+
+        from attacks.campaign import EPSILONS, as_samples, attacked, shifted
+        from attacks.corruptions import CORRUPTIONS
+        from detectors.bundle import Bundle
+        from detectors.evaluate import Attacked, EvaluationProblem
+        from detectors.evaluate import evaluate as judge_bundle
+        from detectors.guard_data import clean_samples, draw, test_examples
+        from detectors.report import percent, write_report
+        from models.datasets import group_digest, read_dataset, unlabelled
+        from models.load import differentiable, load_model, model_digest
+        from models.machine import describe
+
+        started = perf_counter()
+        opened = Bundle.open(bundle)
+        declared = opened.manifest.model
+        loaded_model = load_model(model or declared.name, weights=weights, spec=spec)
+        if model_digest(loaded_model) != opened.manifest.provenance.get("model"):
+            raise EvaluationProblem(
+                f"{model or declared.name} is not the model that this bundle guards; say which one "
+                "with --model"
+            )
+        dataset = read_dataset(data, declared.classes)
+        examples = test_examples(dataset, seed)
+        trained = set(declared.trained_on)
+        if any(group_digest(example.group) in trained for example in examples):
+            raise EvaluationProblem(
+                f"{data}: test patients are among the model's training patients"
+            )
+        families, epsilons = attacks.split(","), tuple(epsilon or EPSILONS)
+        with progress_bars() as progress:
+            clean = clean_samples(load(progress, examples))
+            drawn = draw(clean, images, seed)
+            others = []
+            for folder in other or ():
+                strangers = clean_samples(load(progress, unlabelled(folder, images)))
+                others.append(replace(strangers, origin=folder.resolve().name))
+            victim = differentiable(loaded_model, device)
+            task = progress.add_task("attacking", total=None)
+
+            def advance(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            sets = attacked(
+                victim, drawn, families, epsilons, seed=seed, device=device, progress=advance
+            )
+            undeliverable = [e for e in epsilons if e != int(e)]
+            floats = attacked(
+                victim, drawn, families, undeliverable, seed=seed, device=device, container=None
+            )
+            before = {s.spec.title: s.success_rate for s in floats}
+            hit = [
+                Attacked(
+                    as_samples(s),
+                    float(sorted(s.linf)[len(s) // 2]),
+                    before.get(s.spec.title, float("nan")),
+                )
+                for s in sets
+            ]
+            shifts = [
+                shifted(drawn, name, severity, seed)
+                for name, corruption in CORRUPTIONS.items()
+                for severity in corruption.severities
+            ]
+            total = len(clean) + sum(len(a.samples) for a in hit)
+            total += sum(len(s) for s in (*shifts, *others))
+            reading = progress.add_task("judging", total=total)
+            result = judge_bundle(
+                opened,
+                clean,
+                hit,
+                shifts,
+                others,
+                provenance={
+                    "command": shlex.join(["lazaret", *sys.argv[1:]]),
+                    "data": f"{data.resolve().name}, {len(clean)} test images of "
+                    f"{len(set(clean.groups))} patients; {len(drawn)} of them attacked and shifted",
+                    "seed": seed,
+                    "machine": describe(),
+                    "seconds": round(perf_counter() - started),
+                },
+                seed=seed,
+                progress=lambda done: progress.advance(reading, done),
+            )
+        write_report(result, out)
+        worst = max(result.attacks, key=lambda a: a.undetected_harm.value)
+        console.print(
+            f"{out}: worst undetected harm {percent(worst.undetected_harm)} ({worst.attack} at "
+            f"{worst.epsilon:g}/255), realised clean FPR {percent(result.clean.adversarial)}"
+        )

@@ -1,0 +1,127 @@
+"""``lazaret fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: lazaret fit --model chest-xray --data scans --out bundles/chest-xray"
+
+
+def fit(
+    model: Annotated[str, typer.Option(help="Zoo name, model folder, .onnx, .pt2 or factory.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the bundle into; must not exist.")],
+    weights: Annotated[Path | None, typer.Option(help="safetensors of a factory.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="model.json, if not beside the model.")] = None,
+    detectors: Annotated[
+        str, typer.Option(help="Which detectors, by comma. Agreement costs a second forward pass.")
+    ] = "kd,lid,mahalanobis,dfeat,qfeat,agreement",
+    flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
+    reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
+    quality: Annotated[
+        float, typer.Option(help="False-positive rate of the quality route.")
+    ] = 0.005,
+    attack_images: Annotated[
+        int, typer.Option(help="Images attacked in each of the two fitting splits.")
+    ] = 240,
+    seed: Annotated[int, typer.Option(help="Fixes splits, draws and random starts.")] = 0,
+    device: Annotated[str, typer.Option(help="Where attacks run: cpu or cuda.")] = "cpu",
+) -> None:
+    """Fit a guard for a model and write its bundle.
+
+    Uses images that the model was not trained on and that are not in the `test` split: three
+    parts by patient, to fit the detectors, to fuse them and to calibrate. Attacks FGSM, BIM, PGD
+    and CW-Linf are made for the first two. Says in plain words what the calibration images cannot
+    support.
+    """
+    from service.cli.offline import console, load, progress_bars, workshop
+
+    with workshop():
+        from attacks.campaign import (
+            FAMILIES,
+            FIT_EPSILONS,
+            MILD,
+            as_samples,
+            attacked,
+            shifted,
+            spread_over_epsilons,
+        )
+        from detectors.bundle import Alphas
+        from detectors.fit import FitProblem, FitSplit, shortfalls
+        from detectors.fit import fit as fit_bundle
+        from detectors.guard import DETECTORS
+        from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
+        from models.datasets import read_dataset
+        from models.load import differentiable, load_model, model_digest
+
+        if out.exists():
+            raise FitProblem(f"{out}: exists already; choose another folder")
+        names = detectors.split(",")
+        if unknown := [name for name in names if name not in DETECTORS]:
+            raise FitProblem(
+                f"no detector is called {unknown[0]!r}; choose from {', '.join(DETECTORS)}"
+            )
+        loaded_model = load_model(model, weights=weights, spec=spec)
+        victim = differentiable(loaded_model, device)
+        dataset = read_dataset(data, loaded_model.spec.classes)
+        examples = guard_examples(dataset, loaded_model.spec, seed)
+        if not examples:
+            raise FitProblem(
+                f"{data}: every image is a training image of the model or a test image; add images "
+                "of other patients"
+            )
+        with progress_bars() as progress:
+            splits = split_samples(clean_samples(load(progress, examples)), seed)
+            prepared = {}
+            for name in ("reference", "fusion"):
+                clean = splits[name]
+                if not len(clean):
+                    raise FitProblem(f"{data}: too few patients for a {name} split")
+                task = progress.add_task(f"attacking {name}", total=None)
+                hit = []
+                parts = spread_over_epsilons(draw(clean, attack_images, seed), FIT_EPSILONS, seed)
+                for i, (part, epsilon) in enumerate(zip(parts, FIT_EPSILONS, strict=True)):
+                    if not len(part):
+                        continue
+                    sets = attacked(
+                        victim,
+                        part,
+                        FAMILIES,
+                        [epsilon],
+                        seed=seed,
+                        device=device,
+                        progress=lambda done, total, i=i: progress.update(
+                            task, completed=i * total + done, total=len(FIT_EPSILONS) * total
+                        ),
+                    )
+                    hit += [as_samples(adversarial) for adversarial in sets]
+                prepared[name] = FitSplit(
+                    (clean, *(shifted(clean, shift, 1, seed) for shift in MILD)), tuple(hit)
+                )
+            total = sum(len(split) for split in prepared.values()) + len(splits["calibration"])
+            task = progress.add_task("measuring", total=total)
+            bundle = fit_bundle(
+                loaded_model,
+                prepared["reference"],
+                prepared["fusion"],
+                splits["calibration"],
+                out,
+                names=names,
+                alphas=Alphas(flag=flag, reject=reject, quality=quality),
+                provenance={
+                    "model": model_digest(loaded_model),
+                    "data": data.resolve().name,
+                    "images": {name: len(split) for name, split in splits.items()},
+                    "patients": {name: len(set(split.groups)) for name, split in splits.items()},
+                    "attacks": f"{', '.join(FAMILIES)} at {FIT_EPSILONS} grey levels, 8-bit PNG",
+                    "shifts": ", ".join(MILD),
+                    "seed": seed,
+                },
+                progress=lambda images: progress.advance(task, images),
+            )
+        for sentence in shortfalls(bundle.manifest):
+            console.print(sentence, style="yellow", markup=False)
+        console.print(f"{out}: {bundle.digest}")

@@ -1,0 +1,92 @@
+"""``lazaret train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: lazaret train --data scans --out models/mine --name mine"
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of labelled images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the model into; must not exist.")],
+    name: Annotated[str, typer.Option(help="The model's name: lower case, digits, - and _.")],
+    size: Annotated[int, typer.Option(help="Side of the network's square input in pixels.")] = 224,
+    channels: Annotated[int, typer.Option(help="1 for gray images, 3 for colour.")] = 1,
+    widths: Annotated[str, typer.Option(help="Channels of each residual stage.")] = "32,64,128,192",
+    blocks: Annotated[str, typer.Option(help="Blocks of each residual stage.")] = "2,2,2,2",
+    epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = 24,
+    licence: Annotated[str, typer.Option(help="Licence of the images, for the card.")] = "unstated",
+    seed: Annotated[int, typer.Option(help="Fixes splits, weights and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a residual network from scratch on a labelled folder.
+
+    Patients are never split between training and testing. 40 % of the training patients are kept
+    back for the guard, 12 % of the rest choose the epoch to keep. The model is tested on the
+    `test` split and written as model.json, weights.safetensors, model.onnx and card.md.
+    """
+    from service.cli.offline import console, load, progress_bars, workshop
+
+    with workshop():
+        from detectors.guard_data import test_examples
+        from models.datasets import DatasetProblem, read_dataset
+        from models.model_card import judge
+        from models.save import save_model
+        from models.spec import ModelSpec, Preprocessing
+        from models.train import Epoch, Recipe
+        from models.train import train as fit_network
+
+        if out.exists():
+            raise DatasetProblem(f"{out}: exists already; choose another folder")
+        dataset = read_dataset(data)
+        test = test_examples(dataset, seed)
+        declared = any(example.split for example in dataset.examples)
+        tested = {example.key for example in test}
+        training = [
+            example
+            for example in dataset.examples
+            if example.key not in tested and (example.split == "train" or not declared)
+        ]
+        spec = ModelSpec(
+            name=name,
+            classes=dataset.classes,
+            preprocessing=Preprocessing(
+                channels=3 if channels == 3 else 1,
+                resize=(size, size),
+                mean=(0.5,) * channels,
+                std=(0.25,) * channels,
+            ),
+            arguments={
+                "widths": [int(width) for width in widths.split(",")],
+                "blocks": [int(depth) for depth in blocks.split(",")],
+            },
+        )
+        recipe = Recipe(epochs=epochs, seed=seed)
+        with progress_bars() as progress:
+            loaded = load(progress, training)
+            judged = load(progress, test)
+            share = (1 - recipe.held_back) * (1 - recipe.validation)
+            task = progress.add_task("training", total=int(len(loaded.images) * share) * epochs)
+
+            def on_epoch(epoch: Epoch) -> None:
+                console.print(
+                    f"epoch {epoch.number}: loss {epoch.train_loss:.3f}, validation loss "
+                    f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}"
+                    f"{' (kept)' if epoch.best else ''}"
+                )
+
+            model = fit_network(
+                spec,
+                loaded,
+                recipe,
+                device,
+                on_epoch,
+                lambda images: progress.advance(task, images),
+            )
+        report = judge(model, judged)
+        save_model(model, out, report, data=data.resolve().name, licence=licence, recipe=recipe)
+        console.print(f"{out}: accuracy {report.accuracy.described} on {report.images} test images")
