@@ -43,7 +43,7 @@ class Auth:
         if not self._keys:
             # A web page can point its own name at 127.0.0.1 and read our answers; its Host header
             # gives it away.
-            if not is_loopback(request.url.hostname or ""):
+            if not is_loopback(_host_name(request.headers.get("Host", ""))):
                 raise ServiceProblem(403, "Without API keys, ask at 127.0.0.1 or localhost.")
             return ANONYMOUS
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -54,11 +54,18 @@ class Auth:
         return matches[0]
 
 
+def _host_name(header: str) -> str:
+    """The host of a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach ``host``."""
     if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

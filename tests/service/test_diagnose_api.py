@@ -193,8 +193,10 @@ def test_a_key_is_needed_where_keys_are_set(settings: Settings) -> None:
 
 
 def test_a_rebound_name_cannot_ask_anonymously(client: TestClient) -> None:
-    response = client.get("/cases", headers={"Host": "evil.example"})
-    assert_problem(response, 403)
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[evil]", ""):
+        assert_problem(client.get("/cases", headers={"Host": host}), 403)
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+        assert client.get("/cases", headers={"Host": host}).status_code == 200
 
 
 def test_neither_logs_nor_metrics_carry_what_a_client_wrote(

@@ -135,9 +135,11 @@ def test_overload_is_shed_while_health_answers(bundle: Path, tmp_path: Path) -> 
         assert waited < 0.4
 
 
-def head(url: str, *lines: str) -> bytes:
+def head(url: str, *lines: str, target: str = "/diagnose") -> bytes:
     host = url.removeprefix("http://")
-    return "\r\n".join(["POST /diagnose HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
+    return "\r\n".join([f"POST {target} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode(
+        "latin-1"
+    )
 
 
 def test_a_large_body_is_refused_before_it_is_read(bundle: Path, tmp_path: Path) -> None:
@@ -157,9 +159,18 @@ def test_a_large_body_is_refused_before_it_is_read(bundle: Path, tmp_path: Path)
         with socket.create_connection((address[0], int(address[1])), 5) as connection:
             connection.sendall(head(server.url, "Content-Length: 1000") + b"slow")
             assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+        with socket.create_connection((address[0], int(address[1])), 5) as connection:
+            # bytes that are no UTF-8 where text is expected
+            lines = (
+                "Content-Length: 0",
+                "Authorization: Bearer \xff",
+                "Content-Type: \xff;\xff=\xfe",
+            )
+            connection.sendall(head(server.url, *lines, target="/diagnose?model=%FF"))
+            assert connection.recv(4096).startswith(b"HTTP/1.1 404")
         big = httpx.post(f"{server.url}/diagnose", content=bytes(64 * 2**20), timeout=20)
         assert big.status_code == 413
-        assert Counter(on_record(server.database).values()) == {413: 3, 408: 1}
+        assert Counter(on_record(server.database).values()) == {413: 3, 408: 1, 404: 1}
 
 
 @pytest.mark.parametrize(
