@@ -64,10 +64,30 @@ def attacked(
     )
 
 
-def spread_over_epsilons(clean: Samples, epsilons: Sequence[float], seed: int) -> list[Samples]:
-    """Deal the images out, one part an epsilon: a fit needs every epsilon, not on every image."""
+def attacked_once(
+    model: Model,
+    clean: Samples,
+    families: Sequence[str] = FAMILIES,
+    epsilons: Sequence[float] = FIT_EPSILONS,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None],
+) -> tuple[Samples, ...]:
+    """Every family on every image, the epsilons dealt out by patient: a fit needs every epsilon,
+    not every epsilon on every image."""
     place = np.array([image_seed(seed, f"epsilon:{group}") for group in clean.groups])
-    return [clean.rows(np.flatnonzero(place % len(epsilons) == i)) for i in range(len(epsilons))]
+    results: list[Samples] = []
+    done = 0
+    for i, epsilon in enumerate(epsilons):
+        part = clean.rows(np.flatnonzero(place % np.uint64(len(epsilons)) == i))
+        if not len(part):
+            continue
+        sets = attacked(model, part, families, [epsilon], seed=seed, device=device)
+        results += [as_samples(adversarial) for adversarial in sets]
+        done += len(part)
+        progress(done, len(clean))
+    return tuple(results)
 
 
 def as_samples(adversarial: AdversarialSet) -> Samples:

@@ -2,8 +2,9 @@
 
     python benchmarks/guard_cost.py [--bundle B] [--out docs/results/guard_cost.md]
 
-Three graphs of one model: bare, guarded by the always-on detectors alone, guarded with the agreement
-stage too. Rounds are interleaved, so that a busy machine slows all of them alike, and ratios are of
+Three graphs of one model: bare, guarded by the always-on detectors alone, guarded with the
+agreement stage too. Rounds are interleaved, so that a busy machine slows all of them alike, and
+ratios are of
 medians. The always-on guard is the bundle's own, less its squeezed view.
 """
 
@@ -25,12 +26,11 @@ from detectors.fit import FITTED_ON, fit_guard
 from detectors.guard import fuse
 from detectors.measured_split import MeasuredSplit
 from models.diagnostic import DiagnosticModel
+from models.engine import READING
 from models.export import export_bare
 from models.load import load_model
 from models.machine import describe
 from models.onnx_engine import OnnxEngine
-
-READING = ("logits", "probabilities", "scores", "fused", "quality")
 
 
 def always_on(bundle: Bundle, model: DiagnosticModel) -> bytes:
@@ -70,8 +70,10 @@ def main() -> None:
         "always-on detectors": OnnxEngine(always_on(bundle, model)),
         "with agreement": OnnxEngine(bundle.graph),
     }
-    nodes = {name: len(onnx.load_from_string(g).graph.node) for name, g in (
-        ("bare model", export_bare(model)), ("with agreement", bundle.graph))}
+    nodes = {
+        name: len(onnx.load_from_string(g).graph.node)
+        for name, g in (("bare model", export_bare(model)), ("with agreement", bundle.graph))
+    }
     height, width = model.spec.preprocessing.size
     rng = np.random.default_rng(0)
     lines = ["| batch | graph | median ms | over the bare model |", "|---|---|---|---|"]

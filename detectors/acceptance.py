@@ -1,7 +1,4 @@
-"""A bundle's own acceptance: a fixture on which every engine must agree.
-
-The fixture's images are made, not taken: a bundle holds no patient's pixels.
-"""
+"""A bundle's own acceptance: torch and the exported graph read a fixture alike."""
 
 from __future__ import annotations
 
@@ -12,24 +9,14 @@ import numpy.typing as npt
 import torch
 
 from detectors.calibrate import Calibration
+from detectors.fixture import compare
 from detectors.guard import Guard
 from detectors.squeeze import median3
 from models.diagnostic import DiagnosticModel
-from models.engine import Engine, Readings
+from models.engine import READING, Engine, Readings
 from models.head import class_logits, probabilities
 from models.load import OnnxModel
 from models.phantom import radiograph
-
-FIXTURE = "fixture.safetensors"
-FIELDS = ("logits", "probabilities", "scores", "fused", "quality")
-
-# Two kernels for the same float32 sums differ in the last bits; distances and densities of far-out
-# images amplify that, hence the relative part.
-ABSOLUTE, RELATIVE = 2e-3, 2e-3
-
-
-class AcceptanceProblem(Exception):
-    """Two engines, or a bundle and its fixture, disagree."""
 
 
 def fixture_images(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -61,7 +48,7 @@ def accept(
     differentiable = model if isinstance(model, DiagnosticModel) else model.differentiable
     if differentiable is not None:
         compare(read_with_torch(differentiable, guard, images), readings, calibration)
-    return {"images": images, **{name: getattr(readings, name) for name in FIELDS}}
+    return {"images": images, **{name: getattr(readings, name) for name in READING}}
 
 
 def read_with_torch(
@@ -78,33 +65,3 @@ def read_with_torch(
         scores, fused, quality = guard(torch.cat(taps, dim=1), own, squeezed)
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))
-
-
-def check_fixture(
-    fixture: dict[str, npt.NDArray[Any]], engine: Engine, calibration: Calibration
-) -> None:
-    """Check that ``engine`` reads a bundle's fixture as it was read when the guard was fitted.
-    Raises ``AcceptanceProblem``."""
-    expected = Readings(*(fixture[name] for name in FIELDS))
-    compare(expected, engine.run(fixture["images"]), calibration)
-
-
-def compare(expected: Readings, found: Readings, calibration: Calibration) -> None:
-    """Raise ``AcceptanceProblem`` unless both say the same within float32's means: every value
-    within tolerance, and the same predicted class."""
-    for name in FIELDS:
-        wanted, got = getattr(expected, name), getattr(found, name)
-        if wanted.shape != got.shape:
-            raise AcceptanceProblem(f"{name}: shape {got.shape}, expected {wanted.shape}")
-        close = np.isclose(got, wanted, rtol=RELATIVE, atol=ABSOLUTE, equal_nan=True)
-        if not close.all():
-            worst = np.nanmax(np.abs(got - wanted))
-            raise AcceptanceProblem(
-                f"{name} differs by {worst:.3g} on the fixture; the engine does not run the graph "
-                "that was fitted"
-            )
-    for image, (a, b) in enumerate(
-        zip(calibration.p_values(expected), calibration.p_values(found), strict=True)
-    ):
-        if a.predicted != b.predicted:
-            raise AcceptanceProblem(f"fixture image {image}: predicted classes differ")

@@ -52,8 +52,11 @@ def rank(n: int, alpha: float) -> int:
 def binomial_cdf(k: int, n: int, p: float) -> float:
     """``P(Binomial(n, p) <= k)``, summed in log space."""
     terms = (
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-        + i * math.log(p) + (n - i) * math.log1p(-p)
+        math.lgamma(n + 1)
+        - math.lgamma(i + 1)
+        - math.lgamma(n - i + 1)
+        + i * math.log(p)
+        + (n - i) * math.log1p(-p)
         for i in range(k + 1)
     )
     return min(1.0, math.fsum(math.exp(term) for term in terms))
@@ -135,4 +138,5 @@ class Calibration:
 
 def predicted_class(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     """``intp[N]``: the most probable class. A NaN row predicts class 0; its scores are NaN too."""
-    return np.argmax(np.nan_to_num(probabilities, nan=0.0), axis=1)
+    predicted: npt.NDArray[np.intp] = np.argmax(np.nan_to_num(probabilities, nan=0.0), axis=1)
+    return predicted

@@ -34,10 +34,9 @@ from detectors.null_test import null_test, refitted_null_test
 from detectors.paper_protocol import null, paper_protocol
 from detectors.samples import FIELDS, Measured, Samples, group_numbers, run_graph
 from detectors.statistics import auc, bootstrap_over_groups, proportion_interval
-from models.engine import Readings
+from models.engine import READING, Readings
 from models.onnx_engine import OnnxEngine
 
-READING = ("logits", "probabilities", "scores", "fused", "quality")
 Flags = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
 HEADLINE_FPR = 0.01
@@ -81,7 +80,7 @@ def judge(
     bundle: Bundle,
     engine: OnnxEngine,
     samples: Samples,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Judgement:
     """Read samples with the fused graph and apply the bundle's levels."""
     outputs = run_graph(engine, samples.images, (*READING, *FIELDS[1:]), progress)
@@ -113,7 +112,7 @@ def evaluate(
     *,
     provenance: dict[str, Any],
     seed: int = 0,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluate ``bundle``.
 
@@ -321,6 +320,34 @@ def _shift(clean: Judgement, found: Judgement) -> ShiftResult:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Omission:
+    """What a guard is not shown when it is fitted: one family or one epsilon."""
+
+    family: str | None
+    level: float | None
+
+    @property
+    def title(self) -> str:
+        """For tables."""
+        return self.family or f"epsilon {self.level:g}"
+
+    def covers(self, origin: str, level: float) -> bool:
+        """Whether an attack is among what is left out."""
+        return origin == self.family or level == self.level
+
+    def applied(self, split: MeasuredSplit) -> MeasuredSplit:
+        """The split without it."""
+        return split.keep(
+            np.array(
+                [
+                    not self.covers(origin, float(level))
+                    for origin, level in zip(split.origins, split.levels, strict=True)
+                ]
+            )
+        )
+
+
 def _leave_out(
     bundle: Bundle,
     clean: Judgement,
@@ -335,30 +362,15 @@ def _leave_out(
     fusion = MeasuredSplit.from_arrays(arrays, "fusion")
     widths, classes = bundle.manifest.tap_widths, len(bundle.manifest.model.classes)
     negatives = clean.measured.features(widths)
-    omissions: list[tuple[str, Callable[[MeasuredSplit], Flags], Callable[[Samples], bool]]] = []
-    for family in sorted(set(reference.origins)):
-        omissions.append(
-            (
-                family,
-                lambda split, family=family: np.array([o != family for o in split.origins]),
-                lambda samples, family=family: samples.origin == family,
-            )
-        )
-    for level in sorted(set(reference.levels.tolist())):
-        omissions.append(
-            (
-                f"epsilon {level:g}",
-                lambda split, level=level: split.levels != level,
-                lambda samples, level=level: samples.level == level,
-            )
-        )
+    omissions = [Omission(family, None) for family in sorted(set(reference.origins))]
+    omissions += [Omission(None, level) for level in sorted(set(reference.levels.tolist()))]
     results = []
-    for title, keep, meets in omissions:
-        met = [(a, j) for a, j in hit if meets(a.samples)]
+    for omission in omissions:
+        met = [(a, j) for a, j in hit if omission.covers(a.samples.origin, a.samples.level)]
         if not met:
             continue
         guard = fit_guard(
-            reference.keep(keep(reference)), fusion.keep(keep(fusion)), widths, classes, names
+            omission.applied(reference), omission.applied(fusion), widths, classes, names
         )
         with torch.no_grad():
             benign = guard.fusion(guard.scores(negatives)).numpy().astype(float)
@@ -371,7 +383,7 @@ def _leave_out(
                 harm = wrong & ~(scores[eligible] > limit)
                 results.append(
                     LeftOut(
-                        left_out=title,
+                        left_out=omission.title,
                         attack=attacked.samples.origin,
                         epsilon=attacked.samples.level,
                         auc=auc(benign, scores[eligible][wrong].astype(float)),
@@ -381,4 +393,3 @@ def _leave_out(
                     )
                 )
     return tuple(results)
-

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from detectors.acceptance import FIXTURE, accept
+from detectors.acceptance import accept
 from detectors.bundle import (
     CALIBRATION,
     GRAPH,
@@ -33,17 +33,17 @@ from detectors.bundle import (
 from detectors.calibrate import Calibration, assured_level, images_needed
 from detectors.card import card
 from detectors.feature_graph import feature_graph
+from detectors.fixture import FIXTURE
 from detectors.guard import DETECTORS, Guard, fuse
 from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.samples import Samples, measure, run_graph
 from models.diagnostic import DiagnosticModel
-from models.engine import Readings
+from models.engine import READING, Readings
 from models.load import OnnxModel
 from models.onnx_engine import OnnxEngine
 
 FITTED_ON = "fitted_on.safetensors"
 CARD = "card.md"
-READING = ("logits", "probabilities", "scores", "fused", "quality")
 
 
 class FitProblem(Exception):
@@ -104,7 +104,7 @@ def fit(
     names: Sequence[str] = tuple(DETECTORS),
     alphas: Alphas | None = None,
     provenance: dict[str, Any] | None = None,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Bundle:
     """Fit a guard for ``model`` and write its bundle into ``out``, which must not exist.
 

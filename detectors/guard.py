@@ -42,9 +42,7 @@ class Guard(nn.Module):
     ``squeezed_logits [N, K or 0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
     """
 
-    def __init__(
-        self, detectors: Sequence[Detector], widths: Sequence[int], classes: int
-    ) -> None:
+    def __init__(self, detectors: Sequence[Detector], widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.detectors = nn.ModuleList(detectors)
         self.widths = tuple(widths)
@@ -76,8 +74,8 @@ class Guard(nn.Module):
 
 
 def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
-    """The fused graph: ``features`` (``feature_graph``) followed by the exported ``guard``, with the
-    outputs of both."""
+    """The fused graph: ``features`` (``feature_graph``) followed by the exported ``guard``, with
+    the outputs of both."""
     examples = {
         "taps": torch.randn(3, sum(guard.widths)),
         "class_logits": torch.randn(3, guard.classes),

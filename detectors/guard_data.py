@@ -42,9 +42,7 @@ def test_examples(dataset: Dataset, seed: int) -> tuple[Example, ...]:
         return tuple(example for example in dataset.examples if example.split == "test")
     places = assign([example.group for example in dataset.examples], HELD_OUT, seed)
     return tuple(
-        example
-        for example, place in zip(dataset.examples, places, strict=True)
-        if place == "test"
+        example for example, place in zip(dataset.examples, places, strict=True) if place == "test"
     )
 
 

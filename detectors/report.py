@@ -78,7 +78,10 @@ def page(evaluation: Evaluation) -> str:
                 [
                     ["images (patients)", f"{clean.images} ({clean.patients})"],
                     ["accuracy", percent(clean.accuracy)],
-                    ["flagged, adversarial route, at the bundle's levels", percent(clean.adversarial)],
+                    [
+                        "flagged, adversarial route, at the bundle's levels",
+                        percent(clean.adversarial),
+                    ],
                     *(
                         [f"– of those predicted {name}", percent(share)]
                         for name, share in clean.adversarial_by_class.items()
@@ -89,15 +92,26 @@ def page(evaluation: Evaluation) -> str:
             ),
             "## Attacks, as 8-bit files",
             "",
-            "*Success before rounding* is that of the float pixels, which no file carries; at half a "
-            "grey level the source is the only 8-bit image in reach. *Served* is undetected harm at "
-            "the bundle's own levels and with both routes.",
+            "*Success before rounding* is that of the float pixels, which no file carries; at half "
+            "a grey level the source is the only 8-bit image in reach. *Served* is undetected harm "
+            "at the bundle's own levels and with both routes.",
             "",
             *table(
-                ["attack", "ε /255", "images", "success", "before rounding", "undetected harm",
-                 "served", "fused AUC, successful", "TPR at 0.1 %", "TPR at 1 %", "TPR at 5 %"],
+                [
+                    "attack",
+                    "ε /255",
+                    "images",
+                    "success",
+                    "before rounding",
+                    "undetected harm",
+                    "served",
+                    "fused AUC, successful",
+                    "TPR at 0.1 %",
+                    "TPR at 1 %",
+                    "TPR at 5 %",
+                ],
                 [_attack_row(a) for a in evaluation.attacks],
-            ),  # fmt: skip
+            ),
             "With failed attacks counted too (they harm nobody, and look clean):",
             "",
             *table(
@@ -146,23 +160,35 @@ def page(evaluation: Evaluation) -> str:
             *table(
                 ["", "detector", "AUC", "99 % interval", ""],
                 [
-                    [kind, r.detector, number(r.auc), f"{r.low:.3f} to {r.high:.3f}",
-                     "passed" if r.passed else "FAILED"]
-                    for kind, results in (("bundle's scores", evaluation.null),
-                                          ("fitted anew", evaluation.null_refitted))
+                    [
+                        kind,
+                        r.detector,
+                        number(r.auc),
+                        f"{r.low:.3f} to {r.high:.3f}",
+                        "passed" if r.passed else "FAILED",
+                    ]
+                    for kind, results in (
+                        ("bundle's scores", evaluation.null),
+                        ("fitted anew", evaluation.null_refitted),
+                    )
                     for r in results
                 ],
-            ),  # fmt: skip
+            ),
             "## Attacks that the guard was not fitted on",
             "",
             *table(
                 ["left out of fitting", "attack", "ε /255", "AUC, successful", "undetected harm"],
                 [
-                    [r.left_out, r.attack, f"{r.epsilon:g}", number(r.auc),
-                     percent(r.undetected_harm)]
+                    [
+                        r.left_out,
+                        r.attack,
+                        f"{r.epsilon:g}",
+                        number(r.auc),
+                        percent(r.undetected_harm),
+                    ]
                     for r in evaluation.left_out
                 ],
-            ),  # fmt: skip
+            ),
             "## Benign shifts",
             "",
             "They must not raise the adversarial route; the quality route may take them.",

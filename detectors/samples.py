@@ -74,7 +74,8 @@ class Measured:
     @property
     def predicted(self) -> Classes:
         """``int64[N]``."""
-        return np.argmax(self.class_logits, axis=1).astype(np.int64)
+        predicted: Classes = np.argmax(self.class_logits, axis=1).astype(np.int64)
+        return predicted
 
     def features(self, widths: Sequence[int]) -> Features:
         """The same as the detectors take it."""
@@ -102,7 +103,7 @@ def run_graph(
     engine: OnnxEngine,
     images: Sequence[Pixels],
     outputs: Sequence[str],
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda _: None,
     batch: int = 32,
 ) -> tuple[Floats, ...]:
     """The named outputs for every image, in order. Images of one size share batches."""
@@ -124,7 +125,7 @@ def run_graph(
 def measure(
     engine: OnnxEngine,
     samples: Samples,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Measured:
     """Run the feature graph (or a fused one, which has its outputs too) over ``samples``."""
     return Measured(*run_graph(engine, samples.images, FIELDS, progress))

@@ -142,17 +142,15 @@ def unlabelled(folder: Path, most: int) -> tuple[Example, ...]:
         raise DatasetProblem(f"{folder}: holds no PNG, JPEG or DICOM file")
     kept = paths[:: -(-len(paths) // most)]
     keys = [str(path.relative_to(folder)) for path in kept]
-    return tuple(
-        Example(path, key, 0, key, None) for path, key in zip(kept, keys, strict=True)
-    )
+    return tuple(Example(path, key, 0, key, None) for path, key in zip(kept, keys, strict=True))
 
 
 def load_images(
     examples: Iterable[Example],
     limits: Limits | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Loaded:
-    """Decode with the service's own decoder. A file that cannot be read is reported and left out."""
+    """Decode with the service's own decoder. A file that cannot be read is reported, left out."""
     examples = tuple(examples)
     bounds = limits or Limits()
 

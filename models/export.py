@@ -63,7 +63,8 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    graph: bytes = program.model_proto.SerializeToString()
+    return graph
 
 
 def export_program(program: torch.export.ExportedProgram) -> bytes:
@@ -71,7 +72,8 @@ def export_program(program: torch.export.ExportedProgram) -> bytes:
     with _quiet():
         exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
     assert exported is not None
-    return exported.model_proto.SerializeToString()
+    graph: bytes = exported.model_proto.SerializeToString()
+    return graph
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from models.onnx_graph import automatic_taps, make_batch_dynamic, with_taps
 from models.onnx_to_torch import ConversionProblem, convert
 from models.preprocess import Preprocess
 from models.spec import ModelSpec
-from models.taps import pooled
 
 SPEC, WEIGHTS, GRAPH = "model.json", "weights.safetensors", "model.onnx"
 
@@ -55,12 +54,18 @@ class ConvertedNetwork(nn.Module):
         self.graph = graph
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.all_outputs(x)[0]
+
+    def all_outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Raw logits, then the taps."""
         outputs: tuple[Tensor, ...] = self.graph(x)
-        return outputs[0]
+        return outputs
 
 
 class ConvertedModel(DiagnosticModel):
     """A diagnostic model over a converted graph, tapped at named activations."""
+
+    network: ConvertedNetwork
 
     def __init__(self, spec: ModelSpec, network: ConvertedNetwork) -> None:
         nn.Module.__init__(self)
@@ -72,8 +77,8 @@ class ConvertedModel(DiagnosticModel):
         self.eval()
 
     def activations(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        logits, *taps = self.network.graph(x)
-        return logits, tuple(pooled(tap) for tap in taps)
+        logits, *taps = self.network.all_outputs(x)
+        return logits, tuple(taps)
 
 
 def load_model(

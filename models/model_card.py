@@ -64,7 +64,9 @@ def judge(model: DiagnosticModel, test: Loaded) -> Report:
         images=len(labels),
         patients=len({example.group for example in test.examples}),
         accuracy=Share.of(int(right.sum()), len(right)),
-        recall=tuple(Share.of(int(right[labels == c].sum()), int((labels == c).sum())) for c in classes),
+        recall=tuple(
+            Share.of(int(right[labels == c].sum()), int((labels == c).sum())) for c in classes
+        ),
         auc=float(np.mean(areas)),
     )
 

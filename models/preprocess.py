@@ -17,6 +17,9 @@ class Preprocess(nn.Module):
     numbers in torch and ONNX, differentiable, and exact where the size does not change.
     """
 
+    gain: Tensor
+    bias: Tensor
+
     def __init__(self, spec: Preprocessing) -> None:
         super().__init__()
         self.spec = spec

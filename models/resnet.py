@@ -79,7 +79,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.stages(self.stem(x)).mean(dim=(2, 3))
-        return self.classify(self.dropout(self.embedding(features)))
+        logits: Tensor = self.classify(self.dropout(self.embedding(features)))
+        return logits
 
 
 def resnet(

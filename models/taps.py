@@ -38,7 +38,7 @@ def find_taps(network: nn.Module, example: Tensor) -> tuple[str, ...]:
         return hook
 
     handles = [
-        module.register_forward_hook(record(name))  # type: ignore[arg-type]  # hook's own typing
+        module.register_forward_hook(record(name))
         for name, module in network.named_modules()
         if name
     ]

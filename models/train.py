@@ -20,10 +20,10 @@ from models.spec import ModelSpec
 class Recipe:
     """What varies between training runs."""
 
-    epochs: int = 24
+    epochs: int = 18
     batch: int = 32
-    learning_rate: float = 0.02
-    weight_decay: float = 5e-4
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
     patience: int = 8
     """Epochs without a lower validation loss after which training stops."""
     validation: float = 0.12
@@ -64,8 +64,8 @@ def train(
     loaded: Loaded,
     recipe: Recipe,
     device: str = "cpu",
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_batch: Callable[[int], None] = lambda images: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> DiagnosticModel:
     """Train on the patients that ``recipe`` does not hold back and return the best epoch's model.
 
@@ -97,12 +97,8 @@ def train(
     labels = torch.tensor([example.label for example in loaded.examples], device=device)
     counts = torch.bincount(labels[fitted], minlength=len(spec.classes)).float()
     weights = counts.sum() / (len(spec.classes) * counts.clamp(min=1))
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        recipe.learning_rate,
-        momentum=0.9,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
+    optimiser = torch.optim.AdamW(
+        network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     steps = recipe.epochs * -(-len(fitted) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -113,18 +109,20 @@ def train(
         network.train()
         order = torch.tensor(fitted)[torch.randperm(len(fitted), generator=generator)]
         losses = []
-        for index in order.split(recipe.batch):
+        for index in torch.split(order, recipe.batch):
             batch = augment(inputs[index], recipe, generator)
             loss = _loss(model, network(batch), labels[index], weights)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
             optimiser.step()
             schedule.step()
             losses.append(float(loss.detach()))
             on_batch(len(index))
         network.eval()
         with torch.no_grad():
-            logits = torch.cat([network(inputs[i]) for i in torch.tensor(validated).split(64)])
+            logits = torch.cat(
+                [network(inputs[i]) for i in torch.split(torch.tensor(validated), 64)]
+            )
             loss_now = float(_loss(model, logits, labels[validated], weights))
             right = model_predictions(model, logits) == labels[validated]
         better = loss_now < best_loss

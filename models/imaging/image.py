@@ -42,7 +42,7 @@ class Problem(Enum):
     UNUSABLE = 422
 
 
-class ImageProblem(Exception):  # noqa: N818
+class ImageProblem(Exception):
     """A file that cannot be diagnosed. ``detail`` is a sentence for the sender: what is wrong
     and what to do. It never quotes the file's own text."""
 

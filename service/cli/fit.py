@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 EXAMPLE = "Example: lazaret fit --model chest-xray --data scans --out bundles/chest-xray"
 
@@ -44,10 +48,8 @@ def fit(
             FAMILIES,
             FIT_EPSILONS,
             MILD,
-            as_samples,
-            attacked,
+            attacked_once,
             shifted,
-            spread_over_epsilons,
         )
         from detectors.bundle import Alphas
         from detectors.fit import FitProblem, FitSplit, shortfalls
@@ -81,25 +83,15 @@ def fit(
                 if not len(clean):
                     raise FitProblem(f"{data}: too few patients for a {name} split")
                 task = progress.add_task(f"attacking {name}", total=None)
-                hit = []
-                parts = spread_over_epsilons(draw(clean, attack_images, seed), FIT_EPSILONS, seed)
-                for i, (part, epsilon) in enumerate(zip(parts, FIT_EPSILONS, strict=True)):
-                    if not len(part):
-                        continue
-                    sets = attacked(
-                        victim,
-                        part,
-                        FAMILIES,
-                        [epsilon],
-                        seed=seed,
-                        device=device,
-                        progress=lambda done, total, i=i: progress.update(
-                            task, completed=i * total + done, total=len(FIT_EPSILONS) * total
-                        ),
-                    )
-                    hit += [as_samples(adversarial) for adversarial in sets]
+                hit = attacked_once(
+                    victim,
+                    draw(clean, attack_images, seed),
+                    seed=seed,
+                    device=device,
+                    progress=partial(_advance, progress, task),
+                )
                 prepared[name] = FitSplit(
-                    (clean, *(shifted(clean, shift, 1, seed) for shift in MILD)), tuple(hit)
+                    (clean, *(shifted(clean, shift, 1, seed) for shift in MILD)), hit
                 )
             total = sum(len(split) for split in prepared.values()) + len(splits["calibration"])
             task = progress.add_task("measuring", total=total)
@@ -125,3 +117,7 @@ def fit(
         for sentence in shortfalls(bundle.manifest):
             console.print(sentence, style="yellow", markup=False)
         console.print(f"{out}: {bundle.digest}")
+
+
+def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)

@@ -33,11 +33,12 @@ def workshop() -> Iterator[None]:
         refuse("this command needs the offline half: pip install 'lazaret[train]'")
     from attacks.gradient import GradientProblem
     from attacks.shards import ShardProblem
-    from detectors.acceptance import AcceptanceProblem
     from detectors.evaluate import EvaluationProblem
     from detectors.fit import FitProblem
+    from detectors.fixture import AcceptanceProblem
     from models.datasets import DatasetProblem
     from models.load import LoadProblem
+    from models.onnx_graph import GraphProblem
     from models.taps import TapProblem
 
     try:
@@ -49,6 +50,7 @@ def workshop() -> Iterator[None]:
         EvaluationProblem,
         FitProblem,
         GradientProblem,
+        GraphProblem,
         LoadProblem,
         ShardProblem,
         TapProblem,

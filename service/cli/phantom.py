@@ -83,12 +83,12 @@ def demo_images(
             chosen.append(("degraded", what, made.images[i], before[i], answers(made)[i]))
         used: set[int] = set()
         for family, epsilon in ATTACKS:
-            (made,) = attacked(victim, clean, [family], [epsilon], seed=0)
-            after = answers(as_samples(made))
-            hits = [int(i) for i in np.flatnonzero(made.success) if int(i) not in used]
+            (hit,) = attacked(victim, clean, [family], [epsilon], seed=0)
+            after = answers(as_samples(hit))
+            hits = [int(i) for i in np.flatnonzero(hit.success) if int(i) not in used]
             for i in hits[:EACH_ATTACK]:
                 used.add(i)
-                image = np.asarray(made.pixels[i], dtype=np.uint8)
+                image = np.asarray(hit.pixels[i], dtype=np.uint8)
                 chosen.append(
                     ("attacked", f"{family} at {epsilon:g}/255", image, before[i], after[i])
                 )

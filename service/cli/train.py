@@ -18,7 +18,7 @@ def train(
     channels: Annotated[int, typer.Option(help="1 for gray images, 3 for colour.")] = 1,
     widths: Annotated[str, typer.Option(help="Channels of each residual stage.")] = "32,64,128,192",
     blocks: Annotated[str, typer.Option(help="Blocks of each residual stage.")] = "2,2,2,2",
-    epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = 24,
+    epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = 18,
     licence: Annotated[str, typer.Option(help="Licence of the images, for the card.")] = "unstated",
     seed: Annotated[int, typer.Option(help="Fixes splits, weights and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
