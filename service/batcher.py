@@ -26,11 +26,11 @@ RECOVERY_SECONDS = 5.0
 """How often an engine that failed its warm-up tries it again."""
 
 
-class EngineRefused(Exception):  # noqa: N818
+class EngineRefused(Exception):
     """The engine fails on this image alone."""
 
 
-class EngineUnavailable(Exception):  # noqa: N818
+class EngineUnavailable(Exception):
     """The engine cannot answer now: its queue is full or slow, or it fails on every image."""
 
 

@@ -31,7 +31,7 @@ TITLES = {
 }
 
 
-class ServiceProblem(Exception):  # noqa: N818
+class ServiceProblem(Exception):
     """A refusal. ``detail`` is a sentence for the caller: what is wrong and what to do."""
 
     def __init__(self, status: int, detail: str) -> None:

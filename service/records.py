@@ -32,7 +32,7 @@ GROUP = 256
 """Most records in one transaction."""
 
 
-class RecordsProblem(Exception):  # noqa: N818
+class RecordsProblem(Exception):
     """The database cannot be used. The message says why."""
 
 

@@ -30,7 +30,7 @@ CONFIG_VARIABLE = "LAZARET_CONFIG"
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
-class SettingsProblem(Exception):  # noqa: N818
+class SettingsProblem(Exception):
     """Settings that the service cannot start with. The message says which and what to do."""
 
 

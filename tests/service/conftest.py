@@ -51,7 +51,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
         yield client
 
 
-def wait_ready(client: httpx.Client, seconds: float = 15) -> None:
+def wait_ready(client: httpx.Client, seconds: float = 60) -> None:
     """Poll ``/readyz``."""
     until = time.monotonic() + seconds
     while client.get("/readyz").status_code != 200:
@@ -96,7 +96,7 @@ def server_process(
 
 
 def _port(process: subprocess.Popen[str], log: Path) -> int:
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
         for line in log.read_text().splitlines():
             entry = json.loads(line)

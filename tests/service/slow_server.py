@@ -13,14 +13,15 @@ from service.settings import Settings
 
 
 class SlowEngine:
-    """Half a second a batch."""
+    """Takes ``seconds`` a batch."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, seconds: float) -> None:
         self._engine = engine
+        self._seconds = seconds
 
     def run(self, images: Batch) -> Readings:
         """Run, slowly."""
-        time.sleep(0.5)
+        time.sleep(self._seconds)
         return self._engine.run(images)
 
     def warm_up(self) -> None:
@@ -31,4 +32,6 @@ class SlowEngine:
 if __name__ == "__main__":
     settings = Settings(bundles=(Path(sys.argv[1]),), batch_images=4)
     configure(settings.log_level)
-    run(create_app(settings, lambda graph, s: SlowEngine(onnx_engine(graph, s))), settings)
+    seconds = float(sys.argv[2])
+    app = create_app(settings, lambda graph, s: SlowEngine(onnx_engine(graph, s), seconds))
+    run(app, settings)
