@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
 from detectors.squeeze import median3
 from models.diagnostic import DiagnosticModel
-from models.export import IMAGE_AXES, example_pixels, export_onnx
+from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
 from models.head import class_logits, probabilities
 from models.load import OnnxModel
 from models.onnx_graph import compose
@@ -32,20 +35,19 @@ class _Views(nn.Module):
 
 
 class _Outputs(nn.Module):
-    """From the network's logits and activations of all views to the feature graph's outputs."""
+    """From the network's logits and joined taps of all views to the feature graph's outputs."""
 
     def __init__(self, head: Head, squeezed: bool) -> None:
         super().__init__()
         self.head = head
         self.squeezed = squeezed
 
-    def forward(self, raw: Tensor, *taps: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, raw: Tensor, joined: Tensor) -> tuple[Tensor, ...]:
         n = raw.shape[0] // 2 if self.squeezed else raw.shape[0]
         logits = raw[:n]
-        joined = torch.cat([tap[:n] for tap in taps], dim=1)
         own = class_logits(logits, self.head)
         squeezed = class_logits(raw[n:], self.head) if self.squeezed else own[:, :0]
-        return logits, probabilities(logits, self.head), joined, own, squeezed
+        return logits, probabilities(logits, self.head), joined[:n], own, squeezed
 
 
 class _FeatureGraph(nn.Module):
@@ -57,7 +59,7 @@ class _FeatureGraph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         raw, taps = self.model.activations(self.views(image))
-        outputs: tuple[Tensor, ...] = self.outputs(raw, *taps)
+        outputs: tuple[Tensor, ...] = self.outputs(raw, torch.cat(taps, dim=1))
         return outputs
 
 
@@ -88,26 +90,44 @@ def _composed(model: OnnxModel, squeezed: bool) -> onnx.ModelProto:
         ("x",),
         {"image": IMAGE_AXES},
     )
-    examples = {"raw": torch.randn(4, spec.logits)}
-    examples |= {f"tap{i}": torch.randn(4, width) for i, width in enumerate(model.tap_widths)}
+    examples = {
+        "raw": torch.randn(4, spec.logits),
+        "joined": torch.randn(4, sum(model.tap_widths)),
+    }
     after = export_onnx(
         _Outputs(spec.head, squeezed), examples, OUTPUTS, {name: (0,) for name in examples}
     )
     weights = {tensor.name for tensor in model.graph.graph.initializer}
     (image,) = (value.name for value in model.graph.graph.input if value.name not in weights)
-    values = [output.name for output in model.graph.graph.output]
+    logits, *taps = (output.name for output in model.graph.graph.output)
     return compose(
         {
             "views": onnx.load_from_string(views),
             "network": model.graph,
+            "join": _join(model.tap_widths),
             "outputs": onnx.load_from_string(after),
         },
         {
             f"network/{image}": "views/x",
-            **{
-                f"outputs/{name}": f"network/{value}"
-                for name, value in zip(examples, values, strict=True)
-            },
+            **{f"join/{i}": f"network/{tap}" for i, tap in enumerate(taps)},
+            "outputs/raw": f"network/{logits}",
+            "outputs/joined": "join/taps",
         },
         {name: f"outputs/{name}" for name in OUTPUTS},
     )
+
+
+def _join(widths: Sequence[int]) -> onnx.ModelProto:
+    """``[N, d_l]`` each to ``[N, sum d]``."""
+
+    def value(name: str, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, width])
+
+    names = [str(i) for i in range(len(widths))]
+    graph = helper.make_graph(
+        [helper.make_node("Concat", names, ["taps"], "join", axis=1)],
+        "join",
+        [value(name, width) for name, width in zip(names, widths, strict=True)],
+        [value("taps", sum(widths))],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])

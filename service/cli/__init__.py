@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import bundle, doctor, score, serve
+from service.cli import attack, bundle, demo, doctor, evaluate, fit, phantom, score, serve, train
 
 app = typer.Typer(
     name="lazaret",
@@ -14,7 +14,13 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # locals may hold an image or a key
 )
+app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("score", epilog=score.EXAMPLE)(score.score)
+app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("attack", epilog=attack.EXAMPLE)(attack.attack)
+app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
+app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(phantom.app, name="phantom")
