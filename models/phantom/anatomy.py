@@ -70,7 +70,7 @@ def chest(patient: int, pose: Pose, size: int) -> Chest:
     bone += 0.5 * arms  # scapulae, out of focus
 
     vessels, bronchi = _trees(vessel_root, pose, size, rng)
-    lung *= 1 + 0.04 * noise(rng, size, coarse=0.012) + 0.05 * noise(rng, size, coarse=0.05)
+    lung *= 1 + 0.04 * noise(rng, size, coarse=0.012) + 0.03 * noise(rng, size, coarse=0.05)
     return Chest(
         soft=np.maximum(soft - lung - 3.2 * airway, 0),
         lung=lung,
@@ -255,6 +255,6 @@ def _trees(
     cos, sin = np.cos(pose.tilt) * pose.scale, np.sin(pose.tilt) * pose.scale
     x = cos * cloud[0] - sin * cloud[1] + pose.shift[0]
     y = sin * cloud[0] + cos * cloud[1] + pose.shift[1]
-    vessels = scatter_points(x, y, cloud[2], size) * (6.5 * size / 128)
+    vessels = scatter_points(x, y, cloud[2], size) * (5.0 * size / 128)
     airways = np.clip(blur(vessels, 0.012), 0, None)
     return blur(vessels, 0.006), _unit(airways / (np.quantile(airways, 0.97) + 1e-9))

@@ -56,14 +56,14 @@ def _consolidations(body: Chest, rng: np.random.Generator) -> Map:
         row, column = divmod(int(place), size)
         u = axis[np.newaxis, :] - axis[column] + 0.05 * warp[0]
         v = axis[:, np.newaxis] - axis[row] + 0.05 * warp[1]
-        turn, radius = rng.uniform(0, np.pi), rng.uniform(0.09, 0.22)
+        turn, radius = rng.uniform(0, np.pi), rng.uniform(0.14, 0.28)
         flat = rng.uniform(0.6, 1.0)
         along = np.cos(turn) * u + np.sin(turn) * v
         across = (np.cos(turn) * v - np.sin(turn) * u) / flat
         share = np.exp(-(((along**2 + across**2) / radius**2) ** 1.3))
-        total = np.maximum(total, np.exp(rng.uniform(np.log(0.20), np.log(0.75))) * share)
+        total = np.maximum(total, np.exp(rng.uniform(np.log(0.40), np.log(0.90))) * share)
     patchy = np.clip(1 + 0.30 * noise(rng, size, 0.02), 0.2, 1.8) * (1 - 0.45 * body.bronchi)
-    return body.lung * np.clip(total * patchy, 0, 0.8)
+    return body.lung * np.clip(total * patchy, 0, 0.9)
 
 
 def _expose(
