@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from attacks.deliver import Container
 from attacks.generate import generate, image_seed
 from attacks.objective import Model
 from attacks.presets import preset
+from detectors.evaluate import Attacked
 from detectors.samples import Samples
 
 FAMILIES = ("fgsm", "bim", "pgd", "cw_linf")  # Ma et al. 2021
@@ -87,6 +89,40 @@ def attacked_once(
         results += [as_samples(adversarial) for adversarial in sets]
         done += len(part)
         progress(done, len(clean))
+    return tuple(results)
+
+
+def attack_as_delivered(
+    model: Model,
+    clean: Samples,
+    families: Sequence[str],
+    epsilons: Sequence[float],
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None],
+) -> tuple[Attacked, ...]:
+    """Every family at every epsilon on every image, as 8-bit files.
+
+    Below one grey level the source itself is the only file in reach: such an attack is made in
+    float, to say what it would have done, and delivers the source.
+    """
+    whole = [epsilon for epsilon in epsilons if epsilon >= 1]
+    below = [epsilon for epsilon in epsilons if epsilon < 1]
+    total = len(clean) * len(families) * len(epsilons)
+    first = len(clean) * len(families) * len(below)
+    results = []
+    for made in attacked(
+        model, clean, families, below, seed=seed, device=device, container=None,
+        progress=lambda done, _: progress(done, total),
+    ):  # fmt: skip
+        source = replace(clean, origin=made.spec.name, level=made.spec.epsilon, attacked=True)
+        results.append(Attacked(source, 0.0, made.success_rate))
+    for made in attacked(
+        model, clean, families, whole, seed=seed, device=device,
+        progress=lambda done, _: progress(first + done, total),
+    ):  # fmt: skip
+        results.append(Attacked(as_samples(made), float(np.median(made.linf)), float("nan")))
     return tuple(results)
 
 

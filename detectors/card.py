@@ -17,7 +17,9 @@ def card(manifest: Manifest) -> str:
         f"{level(cell.quality)} |"
         for name, cell in zip(model.classes, manifest.levels, strict=True)
     ]
-    provenance = [f"- {key}: {value}" for key, value in sorted(manifest.provenance.items())]
+    provenance = [
+        f"- {key}: {value}" for key, value in sorted(manifest.provenance.items()) if key != "groups"
+    ]
     lines = [
         f"# Guard for {model.name} {model.version}",
         "",

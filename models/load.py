@@ -23,6 +23,7 @@ from models.onnx_graph import automatic_taps, make_batch_dynamic, with_taps
 from models.onnx_to_torch import ConversionProblem, convert
 from models.preprocess import Preprocess
 from models.spec import ModelSpec
+from models.victim import Victim
 
 SPEC, WEIGHTS, GRAPH = "model.json", "weights.safetensors", "model.onnx"
 
@@ -200,9 +201,9 @@ def _from_onnx(spec: ModelSpec, graph: onnx.ModelProto) -> OnnxModel:
     return OnnxModel(spec, graph, converted, "", widths)
 
 
-def differentiable(model: DiagnosticModel | OnnxModel, device: str = "cpu") -> DiagnosticModel:
-    """The model as attacks need it: gradients to the pixels, none to the weights. Raises
-    ``LoadProblem`` for an ONNX graph that could not be converted."""
+def victim_of(model: DiagnosticModel | OnnxModel, device: str = "cpu") -> Victim:
+    """The model as attacks need it. Raises ``LoadProblem`` for an ONNX graph that could not be
+    converted to torch."""
     if isinstance(model, OnnxModel):
         if model.differentiable is None:
             raise LoadProblem(
@@ -210,7 +211,7 @@ def differentiable(model: DiagnosticModel | OnnxModel, device: str = "cpu") -> D
                 "attacks remain for it"
             )
         model = model.differentiable
-    return model.to(device).eval().requires_grad_(False)
+    return Victim(model, device)
 
 
 def model_digest(model: DiagnosticModel | OnnxModel) -> str:

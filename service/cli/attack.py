@@ -43,7 +43,7 @@ def attack(
         from attacks.shards import write
         from detectors.guard_data import clean_samples, draw, test_examples
         from models.datasets import DatasetProblem, read_dataset
-        from models.load import differentiable, load_model, model_digest
+        from models.load import load_model, model_digest, victim_of
 
         families = attacks.split(",")
         if unknown := [family for family in families if family not in PRESETS]:
@@ -57,7 +57,7 @@ def attack(
             clean = draw(clean_samples(loaded), images, seed)
             task = progress.add_task("attacking", total=None)
             sets = attacked(
-                differentiable(loaded_model, device),
+                victim_of(loaded_model, device),
                 clean,
                 families,
                 epsilon or [1.0],

@@ -43,15 +43,15 @@ def evaluate(
         from dataclasses import replace
         from time import perf_counter
 
-        from attacks.campaign import EPSILONS, as_samples, attacked, shifted
+        from attacks.campaign import EPSILONS, attack_as_delivered, shifted
         from attacks.corruptions import CORRUPTIONS
         from detectors.bundle import Bundle
-        from detectors.evaluate import Attacked, EvaluationProblem
+        from detectors.evaluate import EvaluationProblem
         from detectors.evaluate import evaluate as judge_bundle
         from detectors.guard_data import clean_samples, draw, test_examples
         from detectors.report import percent, write_report
         from models.datasets import group_digest, read_dataset, unlabelled
-        from models.load import differentiable, load_model, model_digest
+        from models.load import load_model, model_digest, victim_of
         from models.machine import describe
 
         started = perf_counter()
@@ -65,10 +65,11 @@ def evaluate(
             )
         dataset = read_dataset(data, declared.classes)
         examples = test_examples(dataset, seed)
-        trained = set(declared.trained_on)
-        if any(group_digest(example.group) in trained for example in examples):
+        seen = {*declared.trained_on, *opened.manifest.provenance.get("groups", ())}
+        if known := {e.group for e in examples if group_digest(e.group) in seen}:
             raise EvaluationProblem(
-                f"{data}: test patients are among the model's training patients"
+                f"{data}: {len(known)} of its test patients were used to train the model or to fit "
+                "the guard; judge it on others"
             )
         families, epsilons = attacks.split(","), tuple(epsilon or EPSILONS)
         with progress_bars() as progress:
@@ -78,28 +79,15 @@ def evaluate(
             for folder in other or ():
                 strangers = clean_samples(load(progress, unlabelled(folder, images)))
                 others.append(replace(strangers, origin=folder.resolve().name))
-            victim = differentiable(loaded_model, device)
+            victim = victim_of(loaded_model, device)
             task = progress.add_task("attacking", total=None)
 
             def advance(done: int, total: int) -> None:
                 progress.update(task, completed=done, total=total)
 
-            sets = attacked(
+            hit = attack_as_delivered(
                 victim, drawn, families, epsilons, seed=seed, device=device, progress=advance
             )
-            undeliverable = [e for e in epsilons if e != int(e)]
-            floats = attacked(
-                victim, drawn, families, undeliverable, seed=seed, device=device, container=None
-            )
-            before = {s.spec.title: s.success_rate for s in floats}
-            hit = [
-                Attacked(
-                    as_samples(s),
-                    float(sorted(s.linf)[len(s) // 2]),
-                    before.get(s.spec.title, float("nan")),
-                )
-                for s in sets
-            ]
             shifts = [
                 shifted(drawn, name, severity, seed)
                 for name, corruption in CORRUPTIONS.items()

@@ -30,7 +30,7 @@ def fit(
     ] = 0.005,
     attack_images: Annotated[
         int, typer.Option(help="Images attacked in each of the two fitting splits.")
-    ] = 240,
+    ] = 160,
     seed: Annotated[int, typer.Option(help="Fixes splits, draws and random starts.")] = 0,
     device: Annotated[str, typer.Option(help="Where attacks run: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -56,8 +56,8 @@ def fit(
         from detectors.fit import fit as fit_bundle
         from detectors.guard import DETECTORS
         from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
-        from models.datasets import read_dataset
-        from models.load import differentiable, load_model, model_digest
+        from models.datasets import group_digest, read_dataset
+        from models.load import load_model, model_digest, victim_of
 
         if out.exists():
             raise FitProblem(f"{out}: exists already; choose another folder")
@@ -67,7 +67,7 @@ def fit(
                 f"no detector is called {unknown[0]!r}; choose from {', '.join(DETECTORS)}"
             )
         loaded_model = load_model(model, weights=weights, spec=spec)
-        victim = differentiable(loaded_model, device)
+        victim = victim_of(loaded_model, device)
         dataset = read_dataset(data, loaded_model.spec.classes)
         examples = guard_examples(dataset, loaded_model.spec, seed)
         if not examples:
@@ -111,6 +111,9 @@ def fit(
                     "attacks": f"{', '.join(FAMILIES)} at {FIT_EPSILONS} grey levels, 8-bit PNG",
                     "shifts": ", ".join(MILD),
                     "seed": seed,
+                    "groups": sorted(
+                        {group_digest(group) for split in splits.values() for group in split.groups}
+                    ),
                 },
                 progress=lambda images: progress.advance(task, images),
             )

@@ -49,10 +49,10 @@ def demo_images(
         from detectors.samples import CLEAN as ORIGIN
         from detectors.samples import Samples
         from models.imaging.encode import dicom, png
-        from models.load import differentiable, load_model
+        from models.load import load_model, victim_of
         from models.phantom import radiograph
 
-        victim = differentiable(load_model(model))
+        victim = victim_of(load_model(model))
         size = victim.spec.preprocessing.size[0]
         numbers = range(24)
         patients = [DEMO_SEED * 1_000_000 + i for i in numbers]

@@ -55,9 +55,7 @@ def test_unreadable_images_are_named_and_the_rest_goes_on(tmp_path: Path) -> Non
         ({"SICK": 2}, "only one class"),
     ],
 )
-def test_a_folder_that_cannot_serve(
-    tmp_path: Path, classes: dict[str, int], sentence: str
-) -> None:
+def test_a_folder_that_cannot_serve(tmp_path: Path, classes: dict[str, int], sentence: str) -> None:
     with pytest.raises(DatasetProblem, match=sentence):
         read_dataset(folder(tmp_path, **classes))
 
@@ -66,7 +64,7 @@ def test_classes_must_be_the_models(tmp_path: Path) -> None:
     data = folder(tmp_path, SICK=1, WELL=1)
     with pytest.raises(DatasetProblem, match="label 'WELL' is not a class"):
         read_dataset(data, ("SICK", "FINE"))
-    with pytest.raises(DatasetProblem, match="no image of class OTHER|no image of class 'OTHER'"):
+    with pytest.raises(DatasetProblem, match="no image of class"):
         read_dataset(data, ("SICK", "WELL", "OTHER"))
     with pytest.raises(DatasetProblem, match="no such folder"):
         read_dataset(tmp_path / "absent")

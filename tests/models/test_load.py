@@ -12,7 +12,7 @@ from torch import nn
 from detectors.feature_graph import OUTPUTS, feature_graph
 from models.diagnostic import DiagnosticModel
 from models.head import class_logits
-from models.load import LoadProblem, OnnxModel, differentiable, load_model
+from models.load import LoadProblem, OnnxModel, load_model, victim_of
 from models.onnx_engine import OnnxEngine
 from models.resnet import resnet
 from models.spec import Head, ModelSpec, Preprocessing
@@ -67,7 +67,7 @@ def test_an_onnx_file_reads_as_its_torch_original(
             np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name)
 
     x = torch.from_numpy(images).float().requires_grad_()
-    victim = differentiable(model)
+    victim = victim_of(model)
     (gradient,) = torch.autograd.grad(victim(x)[:, 0].sum() - victim(x)[:, -1].sum(), x)
     wanted = class_logits(torch_model.network(torch_model.preprocess(x)), head)
     (expected,) = torch.autograd.grad(wanted[:, 0].sum() - wanted[:, -1].sum(), x)
@@ -81,9 +81,7 @@ def test_a_torch_export_program(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(spec.model_dump_json())
     model = load_model(str(tmp_path / "model.pt2"))
     x = torch.rand(5, 32, 32, 1) * 255
-    assert torch.allclose(
-        differentiable(model)(x), DiagnosticModel(spec, original)(x), atol=1e-5
-    )
+    assert torch.allclose(victim_of(model)(x), DiagnosticModel(spec, original)(x), atol=1e-5)
 
 
 def test_a_factory_with_safetensors(tmp_path: Path) -> None:
@@ -96,7 +94,7 @@ def test_a_factory_with_safetensors(tmp_path: Path) -> None:
         "models.resnet:resnet", weights=tmp_path / "w.safetensors", spec=tmp_path / "m.json"
     )
     x = torch.rand(2, 32, 32, 1) * 255
-    assert torch.allclose(differentiable(model)(x), DiagnosticModel(spec, original)(x))
+    assert torch.allclose(victim_of(model)(x), DiagnosticModel(spec, original)(x))
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:

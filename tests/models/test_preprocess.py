@@ -41,9 +41,7 @@ def test_shortest_side_then_centre_crop() -> None:
 
 def test_gray_and_rgb_meet_either_model() -> None:
     gray = Preprocess(Preprocessing(resize=(8, 8), mean=(0.0,), std=(1.0,)))
-    colour = Preprocess(
-        Preprocessing(channels=3, resize=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
-    )
+    colour = Preprocess(Preprocessing(channels=3, resize=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3))
     x = pixels(1, 8, 8, 3)
     assert torch.allclose(gray(x)[0, 0] * 255, x[0].float().mean(dim=2), atol=1e-3)
     assert torch.allclose(colour(x)[0] * 255, x[0].permute(2, 0, 1).float(), atol=1e-3)

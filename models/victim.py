@@ -1,0 +1,43 @@
+"""A diagnostic model as an attacker differentiates it: frozen, folded, fast."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from models.diagnostic import DiagnosticModel
+from models.head import class_logits
+from models.spec import ModelSpec
+
+
+class Victim(nn.Module):
+    """``uint8 or float[N, H, W, 1 or 3]`` pixels in grey levels to ``float32[N, K]`` class logits.
+
+    Batch normalisation is folded into the convolutions and memory is laid out channels-last: the
+    same function to float32 rounding, a third cheaper to differentiate on a CPU. Weights want no
+    gradients.
+    """
+
+    def __init__(self, model: DiagnosticModel, device: str = "cpu") -> None:
+        super().__init__()
+        self.spec: ModelSpec = model.spec
+        self.preprocess = model.preprocess
+        self.network = _folded(model.network)
+        self.to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return class_logits(self.network(self.preprocess(pixels)), self.spec.head)
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    network = copy.deepcopy(network).eval()
+    try:
+        folded: nn.Module = fuse(network)
+    except Exception:  # whatever a network that cannot be traced raises: it stays as it is
+        return network
+    return folded
