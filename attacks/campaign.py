@@ -20,9 +20,20 @@ FAMILIES = ("fgsm", "bim", "pgd", "cw_linf")  # Ma et al. 2021
 FIT_EPSILONS = (1.0, 2.0, 4.0)
 EPSILONS = (0.5, 1.0, 2.0, 4.0)
 
-MILD = ("faint_noise", "sign_noise", "jpeg", "gaussian_blur", "contrast_up", "contrast_down")
-"""Shifts that every guard is fitted to pass: too small to harm a diagnosis, and as large as a
-1/255 attack."""
+FIT_SHIFTS = (
+    ("faint_noise", 1),
+    ("sign_noise", 1),
+    ("jpeg", 1),
+    ("gaussian_blur", 1),
+    ("contrast_up", 1),
+    ("contrast_down", 1),
+    ("gaussian_noise", 1),
+    ("shot_noise", 1),
+    ("speckle_noise", 1),
+    ("impulse_noise", 1),
+)
+"""Benign shifts, with severity, that every guard is fitted to pass: mild ones, as small as an
+attack of 1/255, and noise of ten times that size, which must not be taken for one."""
 
 
 def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:

@@ -11,7 +11,7 @@ import torch
 from detectors.calibrate import Calibration
 from detectors.fixture import compare
 from detectors.guard import Guard
-from detectors.squeeze import median3
+from detectors.squeeze import median3, root_mean_square
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Engine, Readings
 from models.head import class_logits, probabilities
@@ -59,9 +59,11 @@ def read_with_torch(
         x = model.preprocess(torch.from_numpy(images))
         raw, taps = model.activations(x)
         own = class_logits(raw, model.spec.head)
-        squeezed = own[:, :0]
+        squeezed, change = own[:, :0], torch.zeros(len(own))
         if guard.squeezes:
-            squeezed = class_logits(model.activations(median3(x))[0], model.spec.head)
-        scores, fused, quality = guard(torch.cat(taps, dim=1), own, squeezed)
+            view = median3(x)
+            squeezed = class_logits(model.activations(view)[0], model.spec.head)
+            change = root_mean_square(view - x)
+        scores, fused, quality = guard(torch.cat(taps, dim=1), own, squeezed, change)
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))

@@ -19,20 +19,23 @@ FEWEST = 30  # images of a predicted class below which the line of all classes s
 
 
 class Agreement(Detector):
-    """How much less a squeezed view supports the predicted class than it should.
+    """How differently from what it should a squeezed view supports the predicted class.
 
     After feature squeezing (Xu et al. 2018) with one view, learnt from benign images alone. With
-    ``c`` the predicted class of the plain view and ``m = z_c - max_{j != c} z_j`` its margin in
-    either view, benign images follow ``m_squeezed ~ a_c + b_c m_plain`` with a spread
-    ``s_c + t_c m_plain``. The score is the shortfall ``expected - actual`` in units of that
-    spread, so a benign image close to the boundary, where both views waver, stays quiet.
+    ``c`` the predicted class of the plain view, ``m = z_c - max_{j != c} z_j`` its margin in
+    either view and ``r`` how far squeezing moved the pixels, benign images follow
+    ``m_squeezed ~ a_c . (1, m, r)`` with a spread ``s_c . (1, m, r)``. The score is
+    ``|expected - actual|`` in units of that spread. So an image close to the boundary, where both
+    views waver, stays quiet, and so does a noisy one, whose pixels the median moves far: an attack
+    changes the answer more than its size accounts for.
+
+    Two-sided: an attack that fails shows as well, by a squeezed view that supports the class
+    *more* than the plain one.
     """
 
     name = "agreement"
-    offset: Tensor
-    slope: Tensor
+    expected: Tensor
     spread: Tensor
-    growth: Tensor
 
     def fit(
         self,
@@ -44,57 +47,57 @@ class Agreement(Detector):
         if benign.squeezed_logits.shape[1] == 0:
             raise ValueError("agreement needs the squeezed view; give the guard one")
         with torch.no_grad():
-            plain, squeezed, predicted = _margins(benign)
-        m, actual, c = (tensor.double().cpu().numpy() for tensor in (plain, squeezed, predicted))
-        pooled = _fit_line(m, actual)
+            known, squeezed, predicted = _margins(benign)
+        u, actual, c = (tensor.double().cpu().numpy() for tensor in (known, squeezed, predicted))
+        pooled = _fit_line(u, actual)
         lines = [
-            _fit_line(m[c == k], actual[c == k]) if (c == k).sum() >= FEWEST else pooled
+            _fit_line(u[c == k], actual[c == k]) if (c == k).sum() >= FEWEST else pooled
             for k in range(benign.logits.shape[1])
         ]
-        offset, slope, spread, growth = plain.new_tensor(np.stack(lines)).unbind(dim=1)
-        self._store(offset=offset, slope=slope, spread=spread, growth=growth)
+        expected, spread = zip(*lines, strict=True)
+        self._store(
+            expected=known.new_tensor(np.stack(expected)), spread=known.new_tensor(np.stack(spread))
+        )
         return self
 
     def forward(self, features: Features) -> Tensor:
-        plain, squeezed, predicted = _margins(features)
-        expected = (
-            self.offset.index_select(0, predicted) + self.slope.index_select(0, predicted) * plain
-        )
-        spread = (
-            self.spread.index_select(0, predicted) + self.growth.index_select(0, predicted) * plain
-        )
-        return (expected - squeezed) / spread
+        known, squeezed, predicted = _margins(features)
+        expected = (self.expected.index_select(0, predicted) * known).sum(dim=1)
+        spread = (self.spread.index_select(0, predicted) * known).sum(dim=1)
+        return (expected - squeezed).abs() / spread
 
 
 def _margins(features: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """``float32[N]`` margins of the predicted class in the plain and in the squeezed view, and
-    ``int64[N]`` that class."""
+    """``float32[N, 3]``: one, the predicted class's margin and how far squeezing moved the
+    pixels; ``float32[N]``, that class's margin in the squeezed view; ``int64[N]``, the class."""
     best = features.logits.topk(2, dim=1)
     predicted = best.indices[:, 0]
     plain = best.values[:, 0] - best.values[:, 1]
+    known = torch.stack([torch.ones_like(plain), plain, features.squeeze_change], dim=1)
     squeezed = features.squeezed_logits
     classes = torch.arange(squeezed.shape[1], device=squeezed.device)
     chosen = classes == predicted[:, None]
     own = torch.where(chosen, squeezed, -torch.inf).amax(dim=1)
     rival = torch.where(chosen, -torch.inf, squeezed).amax(dim=1)
-    return plain, own - rival, predicted
+    return known, own - rival, predicted
 
 
-def _fit_line(m: Vector, actual: Vector) -> Vector:
-    """``float64[4]``: offset, slope, spread and its growth, the last three not negative.
+def _fit_line(u: Vector, actual: Vector) -> tuple[Vector, Vector]:
+    """``float64[3]`` each: coefficients of the expected margin (that of the plain margin is not
+    negative) and of its spread (none is negative), on ``u: float64[N, 3]``.
 
     Huber regression, so that a few benign images whose answer does flip bend nothing; they do
     count in the spread.
     """
     typical = max(float(np.median(np.abs(actual - np.median(actual)))), 1e-3)
-    line = least_squares(
-        lambda p: p[0] + p[1] * m - actual,
-        x0=[0.0, 1.0],
-        bounds=([-np.inf, 0.0], np.inf),
+    expected = least_squares(
+        lambda p: u @ p - actual,
+        x0=[0.0, 1.0, 0.0],
+        bounds=([-np.inf, 0.0, -np.inf], np.inf),
         loss="huber",
         f_scale=0.5 * typical,
     ).x
-    shortfall = np.abs(line[0] + line[1] * m - actual)
     # A Gaussian's deviation is 1.25 times its mean absolute deviation.
-    (spread, growth), _ = nnls(np.stack([np.ones_like(m), m], axis=1), 1.2533 * shortfall)
-    return np.array([*line, max(spread, 0.05 * typical), growth])
+    spread, _ = nnls(u, 1.2533 * np.abs(u @ expected - actual))
+    spread[0] = max(spread[0], 0.05 * typical)
+    return expected, spread

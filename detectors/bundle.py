@@ -128,6 +128,12 @@ class Bundle:
             calibration=_calibration(directory, contents[CALIBRATION], manifest),
         )
 
+    def read(self, name: str) -> bytes:
+        """One of the bundle's other files, verified again. Raises ``BundleProblem``."""
+        if name not in self.manifest.files:
+            raise BundleProblem(f"{self.directory / MANIFEST}: names no {name}; fit it again")
+        return _read(self.directory, name, self.manifest.files[name])
+
 
 def _read(directory: Path, name: str, digest: str) -> bytes:
     if Path(name).name != name or name == MANIFEST:

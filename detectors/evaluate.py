@@ -357,7 +357,7 @@ def _leave_out(
     seed: int,
 ) -> tuple[LeftOut, ...]:
     """Fit the guard again without one family, then without one epsilon, and meet it."""
-    arrays = load((bundle.directory / FITTED_ON).read_bytes())
+    arrays = load(bundle.read(FITTED_ON))
     reference = MeasuredSplit.from_arrays(arrays, "reference")
     fusion = MeasuredSplit.from_arrays(arrays, "fusion")
     widths, classes = bundle.manifest.tap_widths, len(bundle.manifest.model.classes)

@@ -9,7 +9,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from detectors.squeeze import median3
+from detectors.squeeze import median3, root_mean_square
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
 from models.head import class_logits, probabilities
@@ -18,20 +18,31 @@ from models.onnx_graph import compose
 from models.preprocess import Preprocess
 from models.spec import Head
 
-OUTPUTS = ("logits", "probabilities", "taps", "class_logits", "squeezed_logits")
+OUTPUTS = (
+    "logits",
+    "probabilities",
+    "taps",
+    "class_logits",
+    "squeezed_logits",
+    "squeeze_change",
+)
 
 
 class _Views(nn.Module):
-    """Pixels to the network's input, followed by its squeezed view in one doubled batch."""
+    """Pixels to the network's input, followed by its squeezed view in one doubled batch, and how
+    far squeezing moved the pixels."""
 
     def __init__(self, preprocess: Preprocess, squeezed: bool) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.squeezed = squeezed
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         x = self.preprocess(image)
-        return torch.cat([x, median3(x)]) if self.squeezed else x
+        if not self.squeezed:
+            return x, torch.zeros_like(x[:, 0, 0, 0])
+        view = median3(x)
+        return torch.cat([x, view]), root_mean_square(view - x)
 
 
 class _Outputs(nn.Module):
@@ -58,13 +69,13 @@ class _FeatureGraph(nn.Module):
         self.outputs = _Outputs(model.spec.head, squeezed)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        raw, taps = self.model.activations(self.views(image))
-        outputs: tuple[Tensor, ...] = self.outputs(raw, torch.cat(taps, dim=1))
-        return outputs
+        views, change = self.views(image)
+        raw, taps = self.model.activations(views)
+        return (*self.outputs(raw, torch.cat(taps, dim=1)), change)
 
 
 def feature_graph(model: DiagnosticModel | OnnxModel, squeezed: bool) -> onnx.ModelProto:
-    """``image -> logits, probabilities, taps, class_logits, squeezed_logits`` (all ``[N, ...]``).
+    """``image ->`` the ``OUTPUTS``, each ``[N, ...]``.
 
     With ``squeezed`` the network runs on ``2 N`` images, the second half through the 3 x 3 median;
     without, ``squeezed_logits`` is ``[N, 0]``.
@@ -87,15 +98,16 @@ def _composed(model: OnnxModel, squeezed: bool) -> onnx.ModelProto:
     views = export_onnx(
         _Views(Preprocess(spec.preprocessing), squeezed),
         {"image": example_pixels()},
-        ("x",),
+        ("x", "squeeze_change"),
         {"image": IMAGE_AXES},
     )
     examples = {
         "raw": torch.randn(4, spec.logits),
         "joined": torch.randn(4, sum(model.tap_widths)),
     }
+    own = OUTPUTS[:-1]
     after = export_onnx(
-        _Outputs(spec.head, squeezed), examples, OUTPUTS, {name: (0,) for name in examples}
+        _Outputs(spec.head, squeezed), examples, own, {name: (0,) for name in examples}
     )
     weights = {tensor.name for tensor in model.graph.graph.initializer}
     (image,) = (value.name for value in model.graph.graph.input if value.name not in weights)
@@ -113,7 +125,7 @@ def _composed(model: OnnxModel, squeezed: bool) -> onnx.ModelProto:
             "outputs/raw": f"network/{logits}",
             "outputs/joined": "join/taps",
         },
-        {name: f"outputs/{name}" for name in OUTPUTS},
+        {**{name: f"outputs/{name}" for name in own}, "squeeze_change": "views/squeeze_change"},
     )
 
 

@@ -18,6 +18,9 @@ class Features(NamedTuple):
     """``float32[N, K]``, one per class whatever the head (``models.head.class_logits``)."""
     squeezed_logits: Tensor
     """``float32[N, K]``: the same for the squeezed view; ``[N, 0]`` when the guard has none."""
+    squeeze_change: Tensor
+    """``float32[N]``: root mean square of what squeezing changed, in units of the network's input;
+    0 without a squeezed view."""
 
     @property
     def predicted(self) -> Tensor:
@@ -27,7 +30,10 @@ class Features(NamedTuple):
     def rows(self, index: Tensor) -> Features:
         """The images at ``index`` (integer or boolean)."""
         return Features(
-            tuple(tap[index] for tap in self.taps), self.logits[index], self.squeezed_logits[index]
+            tuple(tap[index] for tap in self.taps),
+            self.logits[index],
+            self.squeezed_logits[index],
+            self.squeeze_change[index],
         )
 
 
@@ -37,4 +43,5 @@ def concatenate(parts: list[Features]) -> Features:
         tuple(torch.cat(taps) for taps in zip(*(part.taps for part in parts), strict=True)),
         torch.cat([part.logits for part in parts]),
         torch.cat([part.squeezed_logits for part in parts]),
+        torch.cat([part.squeeze_change for part in parts]),
     )

@@ -21,7 +21,7 @@ from detectors.quality import Quality
 from models.export import export_onnx
 from models.onnx_graph import compose
 
-INPUTS = ("taps", "class_logits", "squeezed_logits")
+INPUTS = ("taps", "class_logits", "squeezed_logits", "squeeze_change")
 OUTPUTS = ("scores", "fused", "quality")
 
 DETECTORS: dict[str, type[Detector]] = {
@@ -39,7 +39,8 @@ class Guard(nn.Module):
     """Fitted detectors as one module: features to scores, fused score and quality score.
 
     ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
-    ``squeezed_logits [N, K or 0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
+    ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]`` and returns ``scores [N, D]``,
+    ``fused [N]``, ``quality [N]``.
     """
 
     def __init__(self, detectors: Sequence[Detector], widths: Sequence[int], classes: int) -> None:
@@ -66,9 +67,11 @@ class Guard(nn.Module):
         return torch.stack([detector(features) for detector in self.detectors], dim=1)
 
     def forward(
-        self, taps: Tensor, class_logits: Tensor, squeezed_logits: Tensor
+        self, taps: Tensor, class_logits: Tensor, squeezed_logits: Tensor, squeeze_change: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        features = Features(split_taps(taps, self.widths), class_logits, squeezed_logits)
+        features = Features(
+            split_taps(taps, self.widths), class_logits, squeezed_logits, squeeze_change
+        )
         scores = self.scores(features)
         return scores, self.fusion(scores), self.quality(features)
 
@@ -80,6 +83,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "taps": torch.randn(3, sum(guard.widths)),
         "class_logits": torch.randn(3, guard.classes),
         "squeezed_logits": torch.randn(3, guard.classes if guard.squeezes else 0),
+        "squeeze_change": torch.rand(3),
     }
     tail = onnx.load_from_string(
         export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})

@@ -70,6 +70,7 @@ class Measured:
     """``float32[N, sum d]``."""
     class_logits: Floats
     squeezed_logits: Floats
+    squeeze_change: Floats
 
     @property
     def predicted(self) -> Classes:
@@ -84,6 +85,7 @@ class Measured:
             tuple(tap.contiguous() for tap in taps),
             torch.from_numpy(self.class_logits),
             torch.from_numpy(self.squeezed_logits),
+            torch.from_numpy(self.squeeze_change),
         )
 
     def rows(self, index: npt.NDArray[np.intp] | Flags) -> Measured:
@@ -93,10 +95,11 @@ class Measured:
             self.taps[index],
             self.class_logits[index],
             self.squeezed_logits[index],
+            self.squeeze_change[index],
         )
 
 
-FIELDS = ("probabilities", "taps", "class_logits", "squeezed_logits")
+FIELDS = ("probabilities", "taps", "class_logits", "squeezed_logits", "squeeze_change")
 
 
 def run_graph(

@@ -47,3 +47,8 @@ def _right(x: Tensor) -> Tensor:
 
 def _median_of_three(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return a.minimum(b).maximum(a.maximum(b).minimum(c))
+
+
+def root_mean_square(change: Tensor) -> Tensor:
+    """``float32[N, C, H, W]`` to ``float32[N]``."""
+    return change.square().mean(dim=(1, 2, 3)).sqrt()

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import load
 
 from detectors.bundle import Bundle
 from detectors.calibrate import images_needed
+from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
 from service.cli.sentence import refuse, told
 from service.guard import onnx_engine
 from service.settings import Settings
@@ -60,7 +62,10 @@ def inspect(folder: Folder) -> None:
     epilog="Example: lazaret bundle verify bundles/chest-xray && systemctl restart lazaret"
 )
 def verify(folder: Folder) -> None:
-    """Check every hash, load the graph and run it once.
+    """Check every hash, load the graph and run it.
+
+    A bundle that `lazaret fit` wrote holds a fixture: this machine must read it as it was read
+    when the guard was fitted.
 
     Exit status: 0 the bundle can be served, 2 it must not be.
     """
@@ -71,6 +76,11 @@ def verify(folder: Folder) -> None:
             engine.warm_up()
         except Exception as error:
             refuse(f"{folder}: its graph fails on a blank image ({error}); fit the bundle again")
+        if FIXTURE in bundle.manifest.files:
+            try:
+                check_fixture(load(bundle.read(FIXTURE)), engine, bundle.calibration)
+            except AcceptanceProblem as problem:
+                refuse(f"{folder}: {problem}")
     Console().print(f"{folder}: good, {bundle.digest}", highlight=False, soft_wrap=True)
 
 

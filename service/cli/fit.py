@@ -47,7 +47,7 @@ def fit(
         from attacks.campaign import (
             FAMILIES,
             FIT_EPSILONS,
-            MILD,
+            FIT_SHIFTS,
             attacked_once,
             shifted,
         )
@@ -78,11 +78,11 @@ def fit(
         with progress_bars() as progress:
             splits = split_samples(clean_samples(load(progress, examples)), seed)
             prepared = {}
-            for name in ("reference", "fusion"):
-                clean = splits[name]
+            for split in ("reference", "fusion"):
+                clean = splits[split]
                 if not len(clean):
-                    raise FitProblem(f"{data}: too few patients for a {name} split")
-                task = progress.add_task(f"attacking {name}", total=None)
+                    raise FitProblem(f"{data}: too few patients for a {split} split")
+                task = progress.add_task(f"attacking {split}", total=None)
                 hit = attacked_once(
                     victim,
                     draw(clean, attack_images, seed),
@@ -90,8 +90,8 @@ def fit(
                     device=device,
                     progress=partial(_advance, progress, task),
                 )
-                prepared[name] = FitSplit(
-                    (clean, *(shifted(clean, shift, 1, seed) for shift in MILD)), hit
+                prepared[split] = FitSplit(
+                    (clean, *(shifted(clean, name, level, seed) for name, level in FIT_SHIFTS)), hit
                 )
             total = sum(len(split) for split in prepared.values()) + len(splits["calibration"])
             task = progress.add_task("measuring", total=total)
@@ -109,7 +109,7 @@ def fit(
                     "images": {name: len(split) for name, split in splits.items()},
                     "patients": {name: len(set(split.groups)) for name, split in splits.items()},
                     "attacks": f"{', '.join(FAMILIES)} at {FIT_EPSILONS} grey levels, 8-bit PNG",
-                    "shifts": ", ".join(MILD),
+                    "shifts": ", ".join(f"{name} {level}" for name, level in FIT_SHIFTS),
                     "seed": seed,
                     "groups": sorted(
                         {group_digest(group) for split in splits.values() for group in split.groups}

@@ -42,18 +42,19 @@ def gaussian(
     logits = torch.randn(n, classes, generator=draw)
     logits[torch.arange(n), labels] = logits.amax(dim=1) + margin
     wobble = 0.2 * torch.randn(n, classes, generator=draw)
-    return Features(tuple(taps), logits, 0.9 * logits + wobble), labels
+    change = 0.1 + 0.1 * torch.rand(n, generator=draw)
+    return Features(tuple(taps), logits, 0.9 * logits + wobble, change), labels
 
 
 class Flat(nn.Module):
-    """A detector behind plain tensor inputs: taps, logits, squeezed logits."""
+    """A detector behind plain tensor inputs: taps, then the other features in order."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.module(Features(tensors[:-2], tensors[-2], tensors[-1]))
+        return self.module(Features(tensors[:-3], *tensors[-3:]))
 
 
 def to_onnx(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -102,17 +103,14 @@ def _position(name: str, given: tuple[Tensor, ...]) -> int:
 def assert_detector_exports(detector: nn.Module, relative: float = 1e-4) -> None:
     def inputs(n: int) -> tuple[Tensor, ...]:
         features, _ = gaussian(n, seed=100 + n, shift=0.5)
-        return (*features.taps, features.logits, features.squeezed_logits)
+        return (*features.taps, *features[1:])
 
     assert_exports(Flat(detector), inputs, relative)
 
 
 def input_gradient(detector: nn.Module, features: Features) -> list[Tensor]:
     """Gradients of the summed score, largest magnitude per image, for every input used."""
-    leaves = [
-        t.clone().requires_grad_()
-        for t in (*features.taps, features.logits, features.squeezed_logits)
-    ]
-    score = detector(Features(tuple(leaves[:-2]), leaves[-2], leaves[-1]))
+    leaves = [t.clone().requires_grad_() for t in (*features.taps, *features[1:])]
+    score = detector(Features(tuple(leaves[:-3]), *leaves[-3:]))
     gradients = torch.autograd.grad(score.sum(), leaves, allow_unused=True)
-    return [g.abs().amax(dim=1) for g in gradients if g is not None]
+    return [g.abs().reshape(len(g), -1).amax(dim=1) for g in gradients if g is not None]

@@ -1,0 +1,84 @@
+"""Calibration keeps its promise about false alarms, and refuses what it cannot promise."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binom
+
+from detectors.calibrate import (
+    Calibration,
+    assured_level,
+    binomial_cdf,
+    conformal_p,
+    images_needed,
+    rank,
+)
+from models.engine import Readings
+
+
+@pytest.mark.parametrize(
+    ("n", "alpha", "level"),
+    # the table of Beta quantiles in Bates et al.'s sense, computed independently with scipy below
+    [(500, 0.05, 0.034), (1000, 0.01, 0.0050), (2000, 0.01, 0.0065), (10_000, 0.01, 0.0084)],
+)
+def test_nominal_levels_for_an_assured_rate(n: int, alpha: float, level: float) -> None:
+    found = assured_level(n, alpha)
+    assert found == pytest.approx(level, abs=1.5e-3 if alpha == 0.05 else 1e-4)
+    flagged = round(found * (n + 1))
+    assert beta.ppf(0.95, flagged, n + 1 - flagged) <= alpha
+    assert beta.ppf(0.95, flagged + 1, n - flagged) > alpha
+
+
+def test_too_few_images_assure_nothing() -> None:
+    assert assured_level(298, 0.01) is None
+    assert assured_level(299, 0.01) == pytest.approx(1 / 300)
+    assert images_needed(0.01) == 299
+    assert images_needed(0.001) == 2995
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.floats(0.001, 0.999))
+def test_binomial_cdf_is_scipys(n: int, k: int, p: float) -> None:
+    assert binomial_cdf(min(k, n), n, p) == pytest.approx(binom.cdf(min(k, n), n, p), abs=1e-9)
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=50), st.floats(-100, 100))
+def test_p_value_counts_scores_at_least_as_high(scores: list[float], score: float) -> None:
+    kept = np.sort(np.array(scores, dtype=np.float32))
+    at_least = sum(s >= np.float32(score) for s in kept)
+    assert conformal_p(kept, score) == pytest.approx((1 + at_least) / (len(kept) + 1))
+
+
+def test_a_score_that_is_no_number_has_no_p_value() -> None:
+    scores = np.array([0.0, 1.0], dtype=np.float32)
+    assert np.isnan(conformal_p(scores, float("nan")))
+    assert np.isnan(conformal_p(scores, float("inf")))
+
+
+def test_realised_false_positive_rate_is_the_promised_one() -> None:
+    rng = np.random.default_rng(0)
+    n, alpha = 200, 0.05
+    rates = []
+    for _ in range(300):
+        scores = np.sort(rng.normal(size=n).astype(np.float32))
+        level = assured_level(n, alpha)
+        assert level is not None
+        fresh = rng.normal(size=2000)
+        # flagged when p <= level, that is, when fewer than rank scores are at least as high
+        limit = scores[n - rank(n, level)]
+        rates.append(np.mean(fresh > limit))
+    assert np.mean(np.array(rates) <= alpha) >= 0.92  # 95 % but for the sampling of `fresh`
+
+
+def test_each_predicted_class_has_its_own_cell() -> None:
+    readings = Readings(
+        logits=np.zeros((4, 2), np.float32),
+        probabilities=np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], np.float32),
+        scores=np.array([[1.0], [2.0], [10.0], [20.0]], np.float32),
+        fused=np.array([1.0, 2.0, 10.0, 20.0], np.float32),
+        quality=np.zeros(4, np.float32),
+    )
+    calibration = Calibration.learn(readings, classes=3)
+    assert [len(cell) for cell in calibration.cells] == [2, 2, 0]
+    p = calibration.p_values(readings)
+    assert [found.fused for found in p] == pytest.approx([1.0, 2 / 3, 1.0, 2 / 3])
