@@ -13,7 +13,7 @@ from attacks.deliver import Container
 from attacks.generate import generate, image_seed
 from attacks.objective import Model
 from attacks.presets import preset
-from detectors.evaluate import Attacked
+from detectors.judgement import Attacked
 from detectors.samples import Samples
 
 FAMILIES = ("fgsm", "bim", "pgd", "cw_linf")  # Ma et al. 2021

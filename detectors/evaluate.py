@@ -7,13 +7,10 @@ passing null test there is no evaluation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from safetensors.numpy import load
 
 from detectors.bundle import Bundle
 from detectors.evaluation import (
@@ -24,83 +21,29 @@ from detectors.evaluation import (
     Estimate,
     Evaluation,
     Judged,
-    LeftOut,
     ShiftResult,
 )
-from detectors.fit import FITTED_ON, fit_guard
 from detectors.guard import DETECTORS
-from detectors.measured_split import MeasuredSplit
+from detectors.judgement import (
+    DRAWS,
+    HEADLINE_FPR,
+    Attacked,
+    Judgement,
+    Vector,
+    judge,
+    share,
+    threshold,
+)
+from detectors.leave_out import leave_out
 from detectors.null_test import null_test, refitted_null_test
 from detectors.paper_protocol import null, paper_protocol
-from detectors.samples import FIELDS, Measured, Samples, group_numbers, run_graph
-from detectors.statistics import auc, bootstrap_over_groups, proportion_interval
-from models.engine import READING, Readings
+from detectors.samples import Samples, group_numbers
+from detectors.statistics import auc
 from models.onnx_engine import OnnxEngine
-
-Flags = npt.NDArray[np.bool_]
-Vector = npt.NDArray[np.float64]
-HEADLINE_FPR = 0.01
-DRAWS = 300  # of the bootstrap; more only smooths the interval's second digit
 
 
 class EvaluationProblem(Exception):
     """An evaluation that must not be written. The message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attacked:
-    """An attack's delivered images, with what only the attacker knows."""
-
-    samples: Samples
-    linf: float
-    success_float: float
-    """NaN where float pixels were not judged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Samples as the served graph reads them and the bundle's levels judge them."""
-
-    samples: Samples
-    measured: Measured
-    readings: Readings
-    right: Flags
-    adversarial: Flags
-    """Flagged or rejected by the adversarial route."""
-    quality: Flags
-    """Flagged by the quality route alone."""
-
-    @property
-    def accepted(self) -> Flags:
-        """``bool[N]``."""
-        return ~(self.adversarial | self.quality)
-
-
-def judge(
-    bundle: Bundle,
-    engine: OnnxEngine,
-    samples: Samples,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Judgement:
-    """Read samples with the fused graph and apply the bundle's levels."""
-    outputs = run_graph(engine, samples.images, (*READING, *FIELDS[1:]), progress)
-    readings = Readings(*outputs[: len(READING)])
-    measured = Measured(readings.probabilities, *outputs[len(READING) :])
-    adversarial, quality = [], []
-    for p in bundle.calibration.p_values(readings):
-        level = bundle.manifest.levels[p.predicted]
-        # a p-value that is not a number is an answer that did not come: held
-        suspicious = not p.fused > (level.flag or 0.0)
-        adversarial.append(suspicious)
-        quality.append(not suspicious and not p.quality > (level.quality or 0.0))
-    return Judgement(
-        samples,
-        measured,
-        readings,
-        measured.predicted == samples.labels,
-        np.array(adversarial, dtype=np.bool_),
-        np.array(quality, dtype=np.bool_),
-    )
 
 
 def evaluate(
@@ -121,7 +64,7 @@ def evaluate(
         others: images that are not for this model; their labels do not count.
         progress: called with the number of images just read.
 
-    Raises ``EvaluationProblem`` when a test patient was used for fitting or the null test fails.
+    Raises ``EvaluationProblem`` when the null test fails.
     """
     engine = OnnxEngine(bundle.graph)
     names = tuple(entry.name for entry in bundle.manifest.detectors)
@@ -162,7 +105,7 @@ def evaluate(
         null_refitted=refitted,
         null_paper=null(penultimate[judged.right], clean.labels[judged.right], seed),
         attacks=tuple(results),
-        left_out=_leave_out(bundle, judged, hit, row, names, seed),
+        left_out=leave_out(bundle, judged, hit, row, names, seed),
         shifts=tuple(_shift(judged, judge(bundle, engine, s, progress)) for s in shifts),
         others=tuple(_shift(judged, judge(bundle, engine, s, progress)) for s in others),
         cost={
@@ -172,28 +115,9 @@ def evaluate(
     )
 
 
-def threshold(negative: Vector, fpr: float) -> float:
-    """The score above which at most a share ``fpr`` of the negatives lies: a realised rate, for
-    statements about this very test set. A deployment's threshold comes from calibration."""
-    allowed = int(np.floor(len(negative) * fpr + 1e-9))
-    return float(np.sort(negative)[len(negative) - 1 - allowed])
-
-
 def _columns(judged: Judgement, names: Sequence[str]) -> dict[str, Vector]:
     columns = {name: judged.readings.scores[:, d].astype(float) for d, name in enumerate(names)}
     return {**columns, "fused": judged.readings.fused.astype(float)}
-
-
-def _share(flags: Flags, groups: Sequence[str], seed: int = 0) -> Estimate:
-    """A proportion; patients are drawn anew for its interval, which the exact one widens where a
-    bootstrap of zero events would claim certainty."""
-    if len(flags) == 0:
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    low, high = bootstrap_over_groups(
-        lambda rows: float(flags[rows].mean()), groups, n=DRAWS, seed=seed
-    )
-    exact = proportion_interval(int(flags.sum()), len(flags))
-    return Estimate(float(flags.mean()), min(low, exact[0]), max(high, exact[1]))
 
 
 def _attack(
@@ -220,10 +144,10 @@ def _attack(
         epsilon=attacked.samples.level,
         images=len(eligible),
         linf=attacked.linf,
-        success=_share(wrong, groups, seed),
+        success=share(wrong, groups, seed),
         success_float=attacked.success_float,
-        undetected_harm=_share(wrong & accepted, groups, seed),
-        undetected_harm_served=_share(wrong & found.accepted[eligible], groups, seed),
+        undetected_harm=share(wrong & accepted, groups, seed),
+        undetected_harm_served=share(wrong & found.accepted[eligible], groups, seed),
         scores={
             name: Judged(
                 _discrimination(
@@ -295,15 +219,15 @@ def _clean(bundle: Bundle, judged: Judgement) -> CleanResult:
     by_class = {}
     for c, name in enumerate(bundle.manifest.model.classes):
         rows = np.flatnonzero(predicted == c)
-        by_class[name] = _share(judged.adversarial[rows], [groups[i] for i in rows])
+        by_class[name] = share(judged.adversarial[rows], [groups[i] for i in rows])
     return CleanResult(
         images=len(judged.samples),
         patients=len(set(groups)),
-        accuracy=_share(judged.right, groups),
-        adversarial=_share(judged.adversarial, groups),
-        quality=_share(judged.quality, groups),
+        accuracy=share(judged.right, groups),
+        adversarial=share(judged.adversarial, groups),
+        quality=share(judged.quality, groups),
         adversarial_by_class=by_class,
-        errors_accepted=_share(~judged.right & judged.accepted, groups),
+        errors_accepted=share(~judged.right & judged.accepted, groups),
     )
 
 
@@ -314,82 +238,7 @@ def _shift(clean: Judgement, found: Judgement) -> ShiftResult:
         severity=found.samples.level,
         images=len(found.samples),
         accuracy=float(found.right.mean()),
-        adversarial=_share(found.adversarial, found.samples.groups),
+        adversarial=share(found.adversarial, found.samples.groups),
         adversarial_at_1pct=float(np.mean(found.readings.fused > limit)),
-        quality=_share(found.quality, found.samples.groups),
+        quality=share(found.quality, found.samples.groups),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Omission:
-    """What a guard is not shown when it is fitted: one family or one epsilon."""
-
-    family: str | None
-    level: float | None
-
-    @property
-    def title(self) -> str:
-        """For tables."""
-        return self.family or f"epsilon {self.level:g}"
-
-    def covers(self, origin: str, level: float) -> bool:
-        """Whether an attack is among what is left out."""
-        return origin == self.family or level == self.level
-
-    def applied(self, split: MeasuredSplit) -> MeasuredSplit:
-        """The split without it."""
-        return split.keep(
-            np.array(
-                [
-                    not self.covers(origin, float(level))
-                    for origin, level in zip(split.origins, split.levels, strict=True)
-                ]
-            )
-        )
-
-
-def _leave_out(
-    bundle: Bundle,
-    clean: Judgement,
-    hit: Sequence[tuple[Attacked, Judgement]],
-    row: dict[str, int],
-    names: Sequence[str],
-    seed: int,
-) -> tuple[LeftOut, ...]:
-    """Fit the guard again without one family, then without one epsilon, and meet it."""
-    arrays = load(bundle.read(FITTED_ON))
-    reference = MeasuredSplit.from_arrays(arrays, "reference")
-    fusion = MeasuredSplit.from_arrays(arrays, "fusion")
-    widths, classes = bundle.manifest.tap_widths, len(bundle.manifest.model.classes)
-    negatives = clean.measured.features(widths)
-    omissions = [Omission(family, None) for family in sorted(set(reference.origins))]
-    omissions += [Omission(None, level) for level in sorted(set(reference.levels.tolist()))]
-    results = []
-    for omission in omissions:
-        met = [(a, j) for a, j in hit if omission.covers(a.samples.origin, a.samples.level)]
-        if not met:
-            continue
-        guard = fit_guard(
-            omission.applied(reference), omission.applied(fusion), widths, classes, names
-        )
-        with torch.no_grad():
-            benign = guard.fusion(guard.scores(negatives)).numpy().astype(float)
-            limit = threshold(benign, HEADLINE_FPR)
-            for attacked, found in met:
-                scores = guard.fusion(guard.scores(found.measured.features(widths))).numpy()
-                source = np.array([row[key] for key in attacked.samples.keys], dtype=np.intp)
-                eligible = np.flatnonzero(clean.right[source])
-                wrong = ~found.right[eligible]
-                harm = wrong & ~(scores[eligible] > limit)
-                results.append(
-                    LeftOut(
-                        left_out=omission.title,
-                        attack=attacked.samples.origin,
-                        epsilon=attacked.samples.level,
-                        auc=auc(benign, scores[eligible][wrong].astype(float)),
-                        undetected_harm=_share(
-                            harm, [attacked.samples.groups[i] for i in eligible], seed
-                        ),
-                    )
-                )
-    return tuple(results)

@@ -1,0 +1,96 @@
+"""What a bundle says of samples, and the shares that evaluations count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.bundle import Bundle
+from detectors.evaluation import Estimate
+from detectors.samples import FIELDS, Measured, Samples, run_graph
+from detectors.statistics import bootstrap_over_groups, proportion_interval
+from models.engine import READING, Readings
+from models.onnx_engine import OnnxEngine
+
+Flags = npt.NDArray[np.bool_]
+Vector = npt.NDArray[np.float64]
+HEADLINE_FPR = 0.01
+DRAWS = 300  # of the bootstrap; more only smooths the interval's second digit
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """An attack's delivered images, with what only the attacker knows."""
+
+    samples: Samples
+    linf: float
+    success_float: float
+    """NaN where float pixels were not judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Samples as the served graph reads them and the bundle's levels judge them."""
+
+    samples: Samples
+    measured: Measured
+    readings: Readings
+    right: Flags
+    adversarial: Flags
+    """Flagged or rejected by the adversarial route."""
+    quality: Flags
+    """Flagged by the quality route alone."""
+
+    @property
+    def accepted(self) -> Flags:
+        """``bool[N]``."""
+        return ~(self.adversarial | self.quality)
+
+
+def judge(
+    bundle: Bundle,
+    engine: OnnxEngine,
+    samples: Samples,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Judgement:
+    """Read samples with the fused graph and apply the bundle's levels."""
+    outputs = run_graph(engine, samples.images, (*READING, *FIELDS[1:]), progress)
+    readings = Readings(*outputs[: len(READING)])
+    measured = Measured(readings.probabilities, *outputs[len(READING) :])
+    adversarial, quality = [], []
+    for p in bundle.calibration.p_values(readings):
+        level = bundle.manifest.levels[p.predicted]
+        # a p-value that is not a number is an answer that did not come: held
+        suspicious = not p.fused > (level.flag or 0.0)
+        adversarial.append(suspicious)
+        quality.append(not suspicious and not p.quality > (level.quality or 0.0))
+    return Judgement(
+        samples,
+        measured,
+        readings,
+        measured.predicted == samples.labels,
+        np.array(adversarial, dtype=np.bool_),
+        np.array(quality, dtype=np.bool_),
+    )
+
+
+def threshold(negative: Vector, fpr: float) -> float:
+    """The score above which at most a share ``fpr`` of the negatives lies: a realised rate, for
+    statements about this very test set. A deployment's threshold comes from calibration."""
+    allowed = int(np.floor(len(negative) * fpr + 1e-9))
+    return float(np.sort(negative)[len(negative) - 1 - allowed])
+
+
+def share(flags: Flags, groups: Sequence[str], seed: int = 0) -> Estimate:
+    """A proportion; patients are drawn anew for its interval, which the exact one widens where a
+    bootstrap of zero events would claim certainty."""
+    if len(flags) == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    low, high = bootstrap_over_groups(
+        lambda rows: float(flags[rows].mean()), groups, n=DRAWS, seed=seed
+    )
+    exact = proportion_interval(int(flags.sum()), len(flags))
+    return Estimate(float(flags.mean()), min(low, exact[0]), max(high, exact[1]))
