@@ -33,7 +33,8 @@ zoo: $(VENV)/.dev ## make the phantom model, its guard and the demo's files agai
 	$(BIN)/lazaret phantom dataset --out $(RUN)/zoo/data --images 8000 --size 128
 	$(BIN)/lazaret train --data $(RUN)/zoo/data --out $(RUN)/zoo/phantom --name phantom --size 128 \
 		--widths 16,32,64,96 --blocks 1,1,1,1 --epochs 16 --licence "Apache-2.0 (made by this project)"
-	$(BIN)/lazaret fit --model $(RUN)/zoo/phantom --data $(RUN)/zoo/data --out $(RUN)/zoo/bundle
+	$(BIN)/lazaret fit --model $(RUN)/zoo/phantom --data $(RUN)/zoo/data --out $(RUN)/zoo/bundle \
+		--reject 0.005
 	$(BIN)/lazaret phantom demo-images --model $(RUN)/zoo/phantom --out $(RUN)/zoo/demo
 	rm -rf models/zoo/phantom && mv $(RUN)/zoo/phantom models/zoo/phantom
 	mv $(RUN)/zoo/bundle $(RUN)/zoo/demo models/zoo/phantom/
@@ -44,11 +45,12 @@ evaluate: $(VENV)/.dev ## fit and judge the chest X-ray guard on $$LAZARET_DATA 
 	$(BIN)/lazaret fit --model chest-xray --data $(LAZARET_DATA)/cxr_kermany --out $(RUN)/chest-xray
 	$(BIN)/lazaret evaluate --bundle $(RUN)/chest-xray --data $(LAZARET_DATA)/cxr_kermany \
 		--other $(LAZARET_DATA)/cxr_hannover_covid --other $(LAZARET_DATA)/derm_isic2017 \
-		--other $(LAZARET_DATA)/fundus_idrid --out docs/results/chest-xray
+		--other $(LAZARET_DATA)/fundus_idrid --images 220 --out docs/results/chest-xray
 
-bench: $(VENV)/.dev ## what the guard costs, and our attacks beside foolbox's
-	$(BIN)/python benchmarks/guard_cost.py
-	$(BIN)/python benchmarks/attack_agreement.py
+bench: $(VENV)/.dev ## what the guard costs; our attacks beside foolbox's (needs $$LAZARET_DATA)
+	$(BIN)/python benchmarks/guard_cost.py --bundle $(RUN)/chest-xray --out docs/results/guard_cost.md
+	$(BIN)/python benchmarks/attack_agreement.py --model chest-xray --data $(LAZARET_DATA)/cxr_kermany \
+		--images 32 --epsilons 1 2 --repeats 1 --page docs/results/attacks.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md

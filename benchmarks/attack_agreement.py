@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +32,7 @@ from attacks.cw_linf import cw_linf
 from attacks.fgsm import fgsm
 from attacks.objective import reached
 from attacks.pgd import pgd
+from models.machine import describe
 
 STEPS = 20
 STEP_FRACTION = 0.1
@@ -166,6 +169,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="which images are drawn")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser.add_argument("--page", type=Path, help="write the table as Markdown")
     arguments = parser.parse_args()
 
     model, pixels, labels = _load(arguments)
@@ -173,18 +177,22 @@ def main() -> None:
     print(table(rows))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if arguments.page is not None:
+        command = shlex.join(["python", *sys.argv])
+        arguments.page.write_text(
+            "# Our attacks beside foolbox's\n\n"
+            "Same model, images and parameters, float pixels. Success is of the images diagnosed "
+            "right when clean; times are CPU seconds for all images.\n\n"
+            f"`{command}`; {len(pixels)} images, seed {arguments.seed}; foolbox "
+            f"{foolbox.__version__}; {describe()}.\n\n{table(rows)}\n"
+        )
 
 
 def _load(arguments: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     from models.datasets import load_images, read_dataset
-    from models.diagnostic import DiagnosticModel
-    from models.load import load_model
+    from models.load import load_model, victim_of
 
-    loaded = load_model(arguments.model, weights=arguments.weights, spec=arguments.spec)
-    model = loaded if isinstance(loaded, DiagnosticModel) else loaded.differentiable
-    if model is None:
-        raise SystemExit(f"{arguments.model}: no gradients: {loaded.without_gradients}")
-    model.requires_grad_(False)
+    model = victim_of(load_model(arguments.model, weights=arguments.weights, spec=arguments.spec))
     dataset = read_dataset(arguments.data, model.spec.classes)
     held_out = [example for example in dataset.examples if example.split in (None, "test")]
     order = np.random.default_rng(arguments.seed).permutation(len(held_out))

@@ -36,7 +36,7 @@ from models.onnx_engine import OnnxEngine
 def always_on(bundle: Bundle, model: DiagnosticModel) -> bytes:
     """The bundle's guard without agreement and without the second view."""
     names = [d.name for d in bundle.manifest.detectors if d.name != "agreement"]
-    arrays = load((bundle.directory / FITTED_ON).read_bytes())
+    arrays = load(bundle.read(FITTED_ON))
     guard = fit_guard(
         MeasuredSplit.from_arrays(arrays, "reference"),
         MeasuredSplit.from_arrays(arrays, "fusion"),
