@@ -1,6 +1,7 @@
 """The first minute: the demo runs offline on what is in the repository."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,10 @@ def test_the_demo_holds_attacks_and_lets_clean_images_by() -> None:
     clean, attacked = kinds.count("clean"), kinds.count("attacked")
     assert {Path(e["file"]).suffix for e in entries} == {".png", ".dcm"}
     assert f"{clean} of {clean} clean" in done.stdout
-    assert f"{attacked} of {attacked} attacked" in done.stdout
+    # chosen without asking the guard, so one may slip through; the sentence must say so
+    held = re.search(rf"(\d+) of {attacked} attacked", done.stdout)
+    assert held is not None
+    assert int(held[1]) >= 0.8 * attacked
 
 
 def test_the_demo_does_without_the_offline_half() -> None:

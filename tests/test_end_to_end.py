@@ -117,7 +117,7 @@ def test_evaluation_follows_the_rules_of_evidence(
     )  # fmt: skip
     found = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     assert all(result["passed"] for result in (*found["null"], *found["null_refitted"]))
-    assert found["null_paper"]["kd"] > 0.8  # the released protocol sees attacks where none are
+    assert found["null_paper"]["dfeat"] > 0.65  # the released protocol sees attacks where none are
     by_title = {(a["attack"], a["epsilon"]): a for a in found["attacks"]}
     assert by_title["pgd", 0.5]["success"]["value"] == 0  # half a grey level fits in no 8-bit file
     attack = by_title["pgd", 2.0]

@@ -28,6 +28,9 @@ def fit(
     quality: Annotated[
         float, typer.Option(help="False-positive rate of the quality route.")
     ] = 0.005,
+    fit_images: Annotated[
+        int, typer.Option(help="Most images of each of the two fitting splits; the bundle grows.")
+    ] = 500,
     attack_images: Annotated[
         int, typer.Option(help="Images attacked in each of the two fitting splits.")
     ] = 160,
@@ -79,7 +82,7 @@ def fit(
             splits = split_samples(clean_samples(load(progress, examples)), seed)
             prepared = {}
             for split in ("reference", "fusion"):
-                clean = splits[split]
+                clean = splits[split] = draw(splits[split], fit_images, seed)
                 if not len(clean):
                     raise FitProblem(f"{data}: too few patients for a {split} split")
                 task = progress.add_task(f"attacking {split}", total=None)
