@@ -93,7 +93,7 @@ def test_verify_passes_a_whole_bundle_and_names_a_changed_file(
     with pytest.raises(BundleProblem, match="copy the whole bundle"):
         Bundle.open(copy)
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"]["../../etc/passwd"] = "0" * 64
+    manifest["files"] = {"../../etc/passwd": "0" * 64}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleProblem, match="not a plain file name"):
         Bundle.open(copy)
