@@ -88,10 +88,9 @@ def _wait_until_ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> 
 def _show(client: httpx.Client, ready: float) -> None:
     folder = PHANTOM / "demo"
     entries: list[dict[str, Any]] = json.loads((folder / "demo.json").read_text())["images"]
-    table = Table(
-        "file", "what it is", "verdict", "route", "p-value", "model on the original",
-        "model on this file", "ms",
-    )  # fmt: skip
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("file", "what it is", "verdict", "route", "p", "model says", "ms"):
+        table.add_column(heading, no_wrap=True)
     held: dict[str, list[bool]] = {}
     for entry in entries:
         path = folder / entry["file"]
@@ -99,14 +98,14 @@ def _show(client: httpx.Client, ready: float) -> None:
         accepted = answer["verdict"] == "accept"
         held.setdefault(entry["kind"], []).append(not accepted)
         colour = "green" if accepted == (entry["kind"] != "attacked") else "red"
+        before, after = entry["before"], entry["after"]
         table.add_row(
             path.name,
             entry["what"],
             f"[{colour}]{answer['verdict']}[/]",
             answer["route"] or "",
             f"{answer['guard']['p_value']:.4f}",
-            entry["before"],
-            f"[bold]{entry['after']}[/]" if entry["after"] != entry["before"] else entry["after"],
+            before if before == after else f"{before}→[bold]{after}[/]",
             f"{answer['timing_ms']['total']:.1f}",
         )
     console = Console()

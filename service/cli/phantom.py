@@ -79,7 +79,7 @@ def demo_images(
         for j, (name, severity) in enumerate(DEGRADED):
             made = shifted(clean, name, severity, 0)
             i = CLEAN + j
-            what = f"{name.replace('_', ' ')}, severity {severity}"
+            what = f"{name.replace('_', ' ')} {severity}"
             chosen.append(("degraded", what, made.images[i], before[i], answers(made)[i]))
         used: set[int] = set()
         for family, epsilon in ATTACKS:
@@ -89,9 +89,7 @@ def demo_images(
             for i in hits[:EACH_ATTACK]:
                 used.add(i)
                 image = np.asarray(hit.pixels[i], dtype=np.uint8)
-                chosen.append(
-                    ("attacked", f"{family} at {epsilon:g}/255", image, before[i], after[i])
-                )
+                chosen.append(("attacked", f"{family} {epsilon:g}/255", image, before[i], after[i]))
         out.mkdir(parents=True, exist_ok=True)
         images = []
         counts: dict[str, int] = {}
