@@ -61,15 +61,24 @@ def attacked(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     container: Container | None = Container.PNG8,
+    target: int | None = None,
 ) -> tuple[AdversarialSet, ...]:
-    """Every family at every epsilon on every image."""
+    """Every family at every epsilon on every image; towards the class ``target`` if given, on the
+    images that are not of that class."""
+    specs = [preset(family, epsilon) for epsilon in epsilons for family in families]
+    targets = None
+    if target is not None:
+        clean = clean.rows(np.flatnonzero(clean.labels != target))
+        specs = [spec.model_copy(update={"targeted": True}) for spec in specs]
+        targets = np.full(len(clean), target)
     return generate(
         model,
         clean.images,
         clean.labels,
         clean.groups,
         clean.keys,
-        [preset(family, epsilon) for epsilon in epsilons for family in families],
+        specs,
+        targets=targets,
         seed=seed,
         device=device,
         progress=progress,

@@ -34,7 +34,7 @@ from detectors.calibrate import Calibration, assured_level, images_needed
 from detectors.card import card
 from detectors.feature_graph import feature_graph
 from detectors.fixture import FIXTURE
-from detectors.guard import DETECTORS, Guard, fuse
+from detectors.guard import DEFAULT, DETECTORS, Guard, fuse
 from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.samples import Samples, measure, run_graph
 from models.diagnostic import DiagnosticModel
@@ -66,7 +66,7 @@ def fit_guard(
     fusion: MeasuredSplit,
     widths: Sequence[int],
     classes: int,
-    names: Sequence[str] = tuple(DETECTORS),
+    names: Sequence[str] = DEFAULT,
 ) -> Guard:
     """Fit detectors on ``reference`` and their fusion on ``fusion``. Raises ``FitProblem``."""
     for split, title in ((reference, "reference"), (fusion, "fusion")):
@@ -101,7 +101,7 @@ def fit(
     calibration: Samples,
     out: Path,
     *,
-    names: Sequence[str] = tuple(DETECTORS),
+    names: Sequence[str] = DEFAULT,
     alphas: Alphas | None = None,
     provenance: dict[str, Any] | None = None,
     progress: Callable[[int], None] = lambda _: None,

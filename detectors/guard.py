@@ -18,6 +18,7 @@ from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
+from detectors.tle import TightLid
 from models.export import export_onnx
 from models.onnx_graph import compose
 
@@ -26,8 +27,12 @@ OUTPUTS = ("scores", "fused", "quality")
 
 DETECTORS: dict[str, type[Detector]] = {
     detector.name: detector
-    for detector in (KernelDensity, Lid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement)
-}
+    for detector in (
+        KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement
+    )
+}  # fmt: skip
+DEFAULT = tuple(name for name in DETECTORS if name != TightLid.name)
+"""Without the released code's one-layer estimator, which is there to compare with."""
 
 
 def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:

@@ -19,6 +19,9 @@ def attack(
         list[float] | None, typer.Option(help="Grey levels (1 is 1/255); repeat for more.")
     ] = None,
     images: Annotated[int, typer.Option(help="At most so many images.")] = 200,
+    target: Annotated[
+        str | None, typer.Option(help="Class to reach; by default any wrong one will do.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors of a factory.")] = None,
     spec: Annotated[Path | None, typer.Option(help="model.json, if not beside the model.")] = None,
     float_pixels: Annotated[
@@ -51,7 +54,10 @@ def attack(
                 f"no attack is called {unknown[0]!r}; choose from {', '.join(PRESETS)}"
             )
         loaded_model = load_model(model, weights=weights, spec=spec)
-        dataset = read_dataset(data, loaded_model.spec.classes)
+        classes = loaded_model.spec.classes
+        if target is not None and target not in classes:
+            raise DatasetProblem(f"no class is called {target!r}; choose from {', '.join(classes)}")
+        dataset = read_dataset(data, classes)
         with progress_bars() as progress:
             loaded = load(progress, test_examples(dataset, seed) or dataset.examples)
             clean = draw(clean_samples(loaded), images, seed)
@@ -64,6 +70,7 @@ def attack(
                 seed=seed,
                 device=device,
                 container=None if float_pixels else Container.PNG8,
+                target=None if target is None else classes.index(target),
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
         table = Table("attack", "success", "median L-inf", "folder")

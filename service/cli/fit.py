@@ -21,7 +21,7 @@ def fit(
     weights: Annotated[Path | None, typer.Option(help="safetensors of a factory.")] = None,
     spec: Annotated[Path | None, typer.Option(help="model.json, if not beside the model.")] = None,
     detectors: Annotated[
-        str, typer.Option(help="Which detectors, by comma. Agreement costs a second forward pass.")
+        str, typer.Option(help="By comma; tle too. Agreement costs a second forward pass.")
     ] = "kd,lid,mahalanobis,dfeat,qfeat,agreement",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
     reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
