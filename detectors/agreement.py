@@ -30,12 +30,14 @@ class Agreement(Detector):
     changes the answer more than its size accounts for.
 
     Two-sided: an attack that fails shows as well, by a squeezed view that supports the class
-    *more* than the plain one.
+    *more* than the plain one. An image smoother than the benign ones' lower quartile counts as that
+    quartile: a line says nothing below the images it was fitted on.
     """
 
     name = "agreement"
     expected: Tensor
     spread: Tensor
+    smoothest: Tensor
 
     def fit(
         self,
@@ -46,8 +48,9 @@ class Agreement(Detector):
     ) -> Self:
         if benign.squeezed_logits.shape[1] == 0:
             raise ValueError("agreement needs the squeezed view; give the guard one")
+        self._store(smoothest=benign.squeeze_change.quantile(0.25))
         with torch.no_grad():
-            known, squeezed, predicted = _margins(benign)
+            known, squeezed, predicted = self._margins(benign)
         u, actual, c = (tensor.double().cpu().numpy() for tensor in (known, squeezed, predicted))
         pooled = _fit_line(u, actual)
         lines = [
@@ -61,25 +64,25 @@ class Agreement(Detector):
         return self
 
     def forward(self, features: Features) -> Tensor:
-        known, squeezed, predicted = _margins(features)
+        known, squeezed, predicted = self._margins(features)
         expected = (self.expected.index_select(0, predicted) * known).sum(dim=1)
         spread = (self.spread.index_select(0, predicted) * known).sum(dim=1)
         return (expected - squeezed).abs() / spread
 
-
-def _margins(features: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """``float32[N, 3]``: one, the predicted class's margin and how far squeezing moved the
-    pixels; ``float32[N]``, that class's margin in the squeezed view; ``int64[N]``, the class."""
-    best = features.logits.topk(2, dim=1)
-    predicted = best.indices[:, 0]
-    plain = best.values[:, 0] - best.values[:, 1]
-    known = torch.stack([torch.ones_like(plain), plain, features.squeeze_change], dim=1)
-    squeezed = features.squeezed_logits
-    classes = torch.arange(squeezed.shape[1], device=squeezed.device)
-    chosen = classes == predicted[:, None]
-    own = torch.where(chosen, squeezed, -torch.inf).amax(dim=1)
-    rival = torch.where(chosen, -torch.inf, squeezed).amax(dim=1)
-    return known, own - rival, predicted
+    def _margins(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """``float32[N, 3]``: one, the predicted class's margin and how far squeezing moved the
+        pixels; ``float32[N]``, that class's margin in the squeezed view; ``int64[N]``, it."""
+        best = features.logits.topk(2, dim=1)
+        predicted = best.indices[:, 0]
+        plain = best.values[:, 0] - best.values[:, 1]
+        change = torch.maximum(features.squeeze_change, self.smoothest)
+        known = torch.stack([torch.ones_like(plain), plain, change], dim=1)
+        squeezed = features.squeezed_logits
+        classes = torch.arange(squeezed.shape[1], device=squeezed.device)
+        chosen = classes == predicted[:, None]
+        own = torch.where(chosen, squeezed, -torch.inf).amax(dim=1)
+        rival = torch.where(chosen, -torch.inf, squeezed).amax(dim=1)
+        return known, own - rival, predicted
 
 
 def _fit_line(u: Vector, actual: Vector) -> tuple[Vector, Vector]:

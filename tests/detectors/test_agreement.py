@@ -48,6 +48,14 @@ def test_noise_may_change_the_answer_as_far_as_it_changed_the_pixels() -> None:
     assert tpr_at_fpr(noisy, caught, 0.01) > 0.9
 
 
+def test_a_smooth_image_is_not_held_to_less_than_benign_images_show() -> None:
+    benign = views(800, 1, flipped=False)
+    detector = Agreement().fit(benign, benign.predicted, benign)
+    fresh = views(1000, 6, flipped=False)
+    smooth = fresh._replace(squeeze_change=torch.zeros(1000))
+    assert (detector(smooth) > 3).float().mean() < 0.06
+
+
 def test_a_squeezed_view_that_is_surer_than_the_plain_one_is_suspicious() -> None:
     benign = views(600, 1, flipped=False)
     detector = Agreement().fit(benign, benign.predicted, benign)
