@@ -39,7 +39,7 @@ class Alphas(BaseModel):
 
     flag: Alpha = 0.01
     reject: Alpha = 0.001
-    quality: Alpha = 0.005
+    quality: Alpha = 0.01
 
 
 class CellLevels(BaseModel):

@@ -27,7 +27,7 @@ def fit(
     reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
     quality: Annotated[
         float, typer.Option(help="False-positive rate of the quality route.")
-    ] = 0.005,
+    ] = 0.01,
     fit_images: Annotated[
         int, typer.Option(help="Most images of each of the two fitting splits; the bundle grows.")
     ] = 500,
