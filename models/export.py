@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -63,8 +64,7 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    graph: bytes = program.model_proto.SerializeToString()
-    return graph
+    return _without_notes(program.model_proto)
 
 
 def export_program(program: torch.export.ExportedProgram) -> bytes:
@@ -72,8 +72,21 @@ def export_program(program: torch.export.ExportedProgram) -> bytes:
     with _quiet():
         exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
     assert exported is not None
-    graph: bytes = exported.model_proto.SerializeToString()
-    return graph
+    return _without_notes(exported.model_proto)
+
+
+def _without_notes(model: onnx.ModelProto) -> bytes:
+    """The exporter notes stack traces beside every node: they name this machine's folders, and make
+    the digest of one model differ from machine to machine."""
+    graph = model.graph
+    for part in (
+        model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info,
+        *graph.initializer,
+    ):  # fmt: skip
+        del part.metadata_props[:]
+        part.doc_string = ""
+    content: bytes = model.SerializeToString()
+    return content
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detectors.feature_graph import OUTPUTS, feature_graph
+from models import zoo
 from models.diagnostic import DiagnosticModel
+from models.export import export_bare
 from models.head import class_logits
 from models.load import LoadProblem, OnnxModel, load_model, victim_of
 from models.onnx_engine import OnnxEngine
@@ -132,3 +134,20 @@ def test_automatic_taps_are_the_stages_and_the_penultimate_layer() -> None:
     )
     _, taps = model.activations(torch.zeros(1, 1, 224, 224))
     assert [tap.shape[1] for tap in taps] == [8, 8, 16, 16, 128]
+
+
+def test_an_exported_graph_names_no_folder_of_the_machine() -> None:
+    model = DiagnosticModel(declared(Head.SOFTMAX, 2), network(2))
+    graph = export_bare(model)
+    assert str(Path(__file__).parents[2]).encode() not in graph
+    assert b"site-packages" not in graph
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_the_zoos_onnx_and_safetensors_are_one_model(name: str) -> None:
+    model = load_model(name)
+    assert isinstance(model, DiagnosticModel)
+    images = np.random.default_rng(0).integers(0, 256, (2, 150, 140, 1), dtype=np.uint8)
+    found = OnnxEngine(zoo.ZOO / name / "model.onnx").run(images)
+    with torch.no_grad():
+        np.testing.assert_allclose(found.logits, model(torch.from_numpy(images)), atol=1e-4)

@@ -44,7 +44,7 @@ def test_an_accepted_image(client: TestClient, form: str, as_part: bool) -> None
     assert sum(answer["diagnosis"]["probabilities"].values()) == pytest.approx(1)
     # 100 / 255 = 0.392; of 999 scores spaced by 0.5 / 998 up to 0.5, those at or above it: 216
     assert answer["guard"]["p_value"] == pytest.approx(0.217)
-    assert answer["guard"]["alpha"] == {"flag": 0.01, "reject": 0.001, "quality": 0.005}
+    assert answer["guard"]["alpha"] == {"flag": 0.01, "reject": 0.001, "quality": 0.01}
     assert [d["name"] for d in answer["guard"]["detectors"]] == ["mean", "range"]
     timing = answer["timing_ms"]
     assert timing["total"] >= timing["decode"] + timing["queue"] + timing["infer"]
