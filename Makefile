@@ -39,7 +39,7 @@ zoo: $(VENV)/.dev ## make the phantom model, its guard and the demo's files agai
 	rm -rf models/zoo/phantom && mv $(RUN)/zoo/phantom models/zoo/phantom
 	mv $(RUN)/zoo/bundle $(RUN)/zoo/demo models/zoo/phantom/
 
-evaluate: $(VENV)/.dev ## fit and judge the chest X-ray guard on $$LAZARET_DATA (about 40 minutes)
+evaluate: $(VENV)/.dev ## fit and judge the chest X-ray guard on $$LAZARET_DATA (about 30 minutes)
 	@test -d "$(LAZARET_DATA)/cxr_kermany" || { echo "set LAZARET_DATA to a folder that holds cxr_kermany"; exit 2; }
 	rm -rf $(RUN)/chest-xray
 	$(BIN)/lazaret fit --model chest-xray --data $(LAZARET_DATA)/cxr_kermany --out $(RUN)/chest-xray

@@ -42,9 +42,9 @@ class Agreement(Detector):
     def fit(
         self,
         benign: Features,
-        labels: Tensor,  # noqa: ARG002
-        adversarial: Features,  # noqa: ARG002
-        groups: Tensor | None = None,  # noqa: ARG002
+        labels: Tensor,  # noqa: ARG002  every detector has it
+        adversarial: Features,  # noqa: ARG002  every detector has it
+        groups: Tensor | None = None,  # noqa: ARG002  every detector has it
     ) -> Self:
         if benign.squeezed_logits.shape[1] == 0:
             raise ValueError("agreement needs the squeezed view; give the guard one")

@@ -37,9 +37,9 @@ class DeepFeatures(Detector):
     def fit(
         self,
         benign: Features,
-        labels: Tensor,  # noqa: ARG002
+        labels: Tensor,  # noqa: ARG002  every detector has it
         adversarial: Features,
-        groups: Tensor | None = None,  # noqa: ARG002
+        groups: Tensor | None = None,  # noqa: ARG002  every detector has it
     ) -> Self:
         x = torch.cat([benign.taps[-1], adversarial.taps[-1]]).detach().cpu().numpy()
         y = np.r_[np.zeros(len(benign.logits)), np.ones(len(adversarial.logits))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -72,8 +71,3 @@ def draw(clean: Samples, images: int, seed: int) -> Samples:
 
 def _place(seed: int, group: str) -> str:
     return hashlib.sha256(f"draw:{seed}:{group}".encode()).hexdigest()
-
-
-def overlap(one: Sequence[str], other: Sequence[str]) -> set[str]:
-    """Groups on both sides; empty if the splits are sound."""
-    return set(one) & set(other)

@@ -69,7 +69,7 @@ class CudaGraphs:
 
     def _capture(self, batch: Tensor, names: tuple[str, ...]) -> _Captured | _Shape:
         static = batch.clone()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stub
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):

@@ -111,7 +111,7 @@ class OnnxEngine:
             if self._bound is not None:
                 return self._bound.run(images, names)
             return tuple(self._session.run(list(names), {INPUT: images}, _run_options(images)))
-        except Exception as error:
+        except Exception as error:  # the runtime's errors have no common base
             raise EngineProblem(
                 f"the graph failed on a batch of shape {list(images.shape)}: {_first_line(error)}"
             ) from error
@@ -195,7 +195,7 @@ def _open(graph: bytes | Path, provider: Provider, threads: int | None) -> Any:
         )
     except EngineProblem:
         raise
-    except Exception as error:
+    except Exception as error:  # the runtime's errors have no common base
         raise EngineProblem(
             f"{_name(graph)} is not a graph that ONNX Runtime {ort.__version__} can load "
             f"({_first_line(error)}); export the model to ONNX again"

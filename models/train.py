@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.datasets import Loaded, group_digest
 from models.diagnostic import DiagnosticModel
+from models.head import class_logits
 from models.resnet import resnet
 from models.spec import ModelSpec
 
@@ -143,8 +144,6 @@ def train(
 
 def model_predictions(model: DiagnosticModel, raw_logits: Tensor) -> Tensor:
     """``int64[N]`` predicted classes from the network's raw logits."""
-    from models.head import class_logits
-
     return class_logits(raw_logits, model.spec.head).argmax(dim=1)
 
 
@@ -172,8 +171,6 @@ def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
 
 
 def _loss(model: DiagnosticModel, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    from models.head import class_logits
-
     # one label an image, so even a multi-label head is trained on a one-hot row
     if model.spec.head.value == "multilabel":
         rows = nn.functional.one_hot(labels, len(model.spec.classes)).float()

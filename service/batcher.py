@@ -189,7 +189,7 @@ class Batcher:
         for entry in batch:
             try:
                 ran = self._run([entry.pixels])
-            except Exception:
+            except Exception:  # whatever a runtime throws
                 culprits.append(entry)
             else:
                 _settle(entry, _outcome(entry, ran, 0))
@@ -214,7 +214,7 @@ class Batcher:
     def _warm_up(self) -> None:
         try:
             self._engine.warm_up()
-        except Exception as error:
+        except Exception as error:  # whatever a runtime throws
             self.ready = False
             structlog.get_logger().error(
                 "warm-up failed", error=type(error).__name__, reason=str(error)

@@ -54,7 +54,7 @@ def decode(data: bytes, declared: str | None = None, limits: Limits = _DEFAULT_L
         raise ImageProblem(
             Problem.TOO_LARGE, "The image does not fit in memory. Send a smaller one."
         ) from None
-    except Exception:
+    except Exception:  # a hostile file may raise anything
         # Every parser below can fail in its own way on hostile bytes, and its words may quote
         # the file: neither the exception nor its text leaves this function.
         raise ImageProblem(

@@ -74,7 +74,7 @@ def verify(folder: Folder) -> None:
         engine = onnx_engine(bundle.graph, Settings.load())
         try:
             engine.warm_up()
-        except Exception as error:
+        except Exception as error:  # whatever a runtime throws
             refuse(f"{folder}: its graph fails on a blank image ({error}); fit the bundle again")
         if FIXTURE in bundle.manifest.files:
             try:

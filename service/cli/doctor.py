@@ -137,6 +137,6 @@ def _bundle(path: Path, settings: Settings) -> str:
     engine = onnx_engine(bundle.graph, settings)
     try:
         engine.warm_up()
-    except Exception as error:
+    except Exception as error:  # a finding, whatever it is
         raise BundleProblem(f"{path}: its graph fails on a blank image ({error})") from None
     return f"{path}: {bundle.manifest.model.name} verifies and runs on {settings.provider}"

@@ -108,11 +108,12 @@ def evaluate(
                     f"{len(set(clean.groups))} patients; {len(drawn)} of them attacked and shifted",
                     "seed": seed,
                     "machine": describe(),
-                    "seconds": round(perf_counter() - started),
                 },
                 seed=seed,
                 progress=lambda done: progress.advance(reading, done),
             )
+        seconds = round(perf_counter() - started)
+        result = replace(result, provenance={**result.provenance, "seconds": seconds})
         write_report(result, out)
         worst = max(result.attacks, key=lambda a: a.undetected_harm.value)
         console.print(
