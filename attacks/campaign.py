@@ -12,7 +12,7 @@ from attacks.corruptions import corrupt
 from attacks.deliver import Container
 from attacks.generate import generate, image_seed
 from attacks.objective import Model
-from attacks.presets import preset
+from attacks.registry import named
 from detectors.judgement import Attacked
 from detectors.samples import Samples
 
@@ -65,7 +65,7 @@ def attacked(
 ) -> tuple[AdversarialSet, ...]:
     """Every family at every epsilon on every image; towards the class ``target`` if given, on the
     images that are not of that class."""
-    specs = [preset(family, epsilon) for epsilon in epsilons for family in families]
+    specs = [named(family, epsilon) for epsilon in epsilons for family in families]
     targets = None
     if target is not None:
         clean = clean.rows(np.flatnonzero(clean.labels != target))
@@ -136,7 +136,7 @@ def attack_as_delivered(
         model, clean, families, below, seed=seed, device=device, container=None,
         progress=lambda done, _: progress(done, total),
     ):  # fmt: skip
-        source = replace(clean, origin=made.spec.name, level=made.spec.epsilon, attacked=True)
+        source = replace(clean, origin=made.spec.name, level=made.spec.budget, attacked=True)
         results.append(Attacked(source, 0.0, made.success_rate))
     for made in attacked(
         model, clean, families, whole, seed=seed, device=device,
@@ -154,6 +154,6 @@ def as_samples(adversarial: AdversarialSet) -> Samples:
         groups=adversarial.groups,
         keys=adversarial.keys,
         origin=adversarial.spec.name,
-        level=adversarial.spec.epsilon,
+        level=adversarial.spec.budget,
         attacked=True,
     )

@@ -16,8 +16,7 @@ from attacks.adversarial import AdversarialSet, Classes, Unguided
 from attacks.deliver import Container, Grid, Norms, Pixels, as_delivered, norms, to_grid
 from attacks.gradient import Ailment, GradientFinding, refuse
 from attacks.objective import Model
-from attacks.presets import run
-from attacks.spec import AttackSpec
+from attacks.spec import AttackSpec, Scene, carry_out
 from models.imaging.decode import digest
 
 Progress = Callable[[int, int], None]
@@ -79,17 +78,19 @@ def generate(
             clean_predicted[rows] = predicted.cpu().numpy()
             for spec, result in zip(specs, results, strict=True):
                 aim = goals if spec.targeted and goals is not None else truth
-                floats = run(
+                floats = carry_out(
                     spec,
-                    model,
-                    pixels,
-                    torch.from_numpy(aim[rows]).to(device),
-                    [seeds[i] for i in rows],
+                    Scene(
+                        model,
+                        pixels,
+                        torch.from_numpy(aim[rows]).to(device),
+                        [seeds[i] for i in rows],
+                        result.recorder(rows),
+                    ),
                     predicted=predicted,
-                    on_finding=result.recorder(rows),
                 )
                 finished = list(
-                    pool.map(_finish(container, spec.epsilon), floats.cpu().numpy(), sources)
+                    pool.map(_finish(container, spec.budget), floats.cpu().numpy(), sources)
                 )
                 judged = torch.from_numpy(np.stack([final for final, _ in finished]))
                 answers = _predict(model, judged.to(device).float(), [keys[i] for i in rows])

@@ -1,4 +1,4 @@
-"""The one loop of the L-inf gradient attacks: step along the sign, stay in the box, repeat."""
+"""The one loop of the gradient attacks: a steepest step, back into the ball, repeat."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from attacks.ball import Ball, Norm, steepest
 from attacks.objective import Model, Objective, reached
-
-WHITE = 255.0
 
 
 class Ailment(StrEnum):
@@ -64,47 +63,34 @@ def refuse(finding: GradientFinding) -> None:
     raise GradientProblem(finding)
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """The L-inf ball around the source met with the grey range: ``[x - ε, x + ε] ∩ [0, 255]``."""
-
-    lower: Tensor
-    upper: Tensor
-
-    @classmethod
-    def around(cls, pixels: Tensor, epsilon: float) -> Box:
-        """Bounds like ``pixels``, ``float32[N, H, W, C]``; ``epsilon`` in grey levels."""
-        if not pixels.is_floating_point():
-            raise ValueError(f"pixels are {pixels.dtype}; give float32 grey levels")
-        if not 0 <= epsilon <= WHITE:
-            raise ValueError(f"epsilon is {epsilon}; give grey levels from 0 to 255")
-        return cls((pixels - epsilon).clamp_(min=0), (pixels + epsilon).clamp_(max=WHITE))
-
-    def clamp(self, pixels: Tensor) -> Tensor:
-        """The nearest point of the box."""
-        return torch.clamp(pixels, self.lower, self.upper)
-
-
 def ascend(
     model: Model,
     start: Tensor,
     labels: Tensor,
-    box: Box,
+    ball: Ball,
     *,
     objective: Objective,
     step: float,
     steps: int,
+    momentum: float | None = None,
+    transform: Callable[[Tensor, int], Tensor] | None = None,
+    shape_gradient: Callable[[Tensor], Tensor] | None = None,
     on_finding: OnFinding = refuse,
 ) -> Tensor:
-    """``x <- clamp(x + step * sign(∇_x objective(model(x), y)))``, ``steps`` times.
+    """``x <- project(x + step * steepest(∇_x objective(model(x), y)))``, ``steps`` times; for L-inf
+    the steepest direction is the sign.
 
     Only the gradient with respect to the pixels is computed. An image never sees its batch
     mates: the objective's sum has a gradient of its own for every image.
 
     Args:
-        start: ``float32[N, H, W, C]`` inside ``box``.
-        labels: ``int64[N]``, classes to leave or (targeted objective) to reach.
-        step: grey levels.
+        start: ``float32[N, H, W, C]`` inside ``ball``.
+        labels: ``int64[N]`` or ``bool[N, L]``, to leave or (targeted objective) to reach.
+        step: length of a step in the ball's norm, in grey levels.
+        momentum: decay μ of ``g <- μ g + ∇ / ||∇||_1`` (Dong et al. 2018, equation 6), whose
+            direction is then followed in place of the gradient's.
+        transform: pixels and the step's number to the pixels that the model sees in this step.
+        shape_gradient: applied to the gradient before anything else.
         on_finding: called after the last step with what was wrong with the gradients. An image
             whose gradient is not finite stays where it was in that step.
 
@@ -116,9 +102,10 @@ def ascend(
     everyone = tuple(range(len(x)))
     no_guidance = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     not_finite = torch.zeros_like(no_guidance)
-    for _ in range(steps):
+    velocity: Tensor | None = None
+    for number in range(steps):
         x = x.requires_grad_()
-        logits = model(x)
+        logits = model(x if transform is None else transform(x, number))
         value = objective(logits, labels)
         if not value.requires_grad:
             on_finding(GradientFinding(Ailment.NONE, everyone))
@@ -130,8 +117,18 @@ def ascend(
             finite = largest.isfinite()
             not_finite |= ~finite
             no_guidance |= (largest == 0) & ~reached(logits, labels, targeted=objective.targeted)
-            direction = gradient.sign().masked_fill_(~finite.view(-1, 1, 1, 1), 0)
-            x = direction.mul_(step).add_(x).clamp_(box.lower, box.upper)
+            if shape_gradient is not None:
+                gradient = shape_gradient(gradient)
+            gradient = gradient.masked_fill_(~finite.view(-1, 1, 1, 1), 0)
+            if momentum is not None:
+                length = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+                gradient = gradient / length
+                velocity = gradient if velocity is None else momentum * velocity + gradient
+                gradient = velocity
+            if ball.norm is Norm.LINF:
+                x = gradient.sign().mul_(step).add_(x).clamp_(ball.lower, ball.upper)
+            else:
+                x = ball.project(x + step * steepest(gradient, ball.norm))
     for ailment, rows in ((Ailment.NOT_FINITE, not_finite), (Ailment.ZERO, no_guidance)):
         if rows.any():
             on_finding(GradientFinding(ailment, tuple(rows.nonzero()[:, 0].tolist())))

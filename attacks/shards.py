@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 from attacks.adversarial import AdversarialSet, Unguided
 from attacks.deliver import Container, Pixels
 from attacks.gradient import Ailment
-from attacks.presets import AnySpec
+from attacks.registry import AnySpec
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = 128 * 2**20

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.bim import bim
-from attacks.cw_linf import cw_linf
-from attacks.fgsm import fgsm
 from attacks.objective import reached
-from attacks.pgd import pgd
+from attacks.white_box.bim import bim
+from attacks.white_box.cw_linf import cw_linf
+from attacks.white_box.fgsm import fgsm
+from attacks.white_box.pgd import pgd
 from models.machine import describe
 
 STEPS = 20

@@ -42,16 +42,16 @@ def attack(
 
         from attacks.campaign import attacked
         from attacks.deliver import Container
-        from attacks.presets import PRESETS
+        from attacks.registry import names
         from attacks.shards import write
         from detectors.guard_data import clean_samples, draw, test_examples
         from models.datasets import DatasetProblem, read_dataset
         from models.load import load_model, model_digest, victim_of
 
         families = attacks.split(",")
-        if unknown := [family for family in families if family not in PRESETS]:
+        if unknown := [family for family in families if family not in names()]:
             raise DatasetProblem(
-                f"no attack is called {unknown[0]!r}; choose from {', '.join(PRESETS)}"
+                f"no attack is called {unknown[0]!r}; choose from {', '.join(names())}"
             )
         loaded_model = load_model(model, weights=weights, spec=spec)
         classes = loaded_model.spec.classes

@@ -28,7 +28,7 @@ class SmallClassifier(nn.Module):
             nn.Conv2d(8, 16, 3, stride=2, padding=1),
             nn.Softplus(),
             nn.Flatten(),
-            nn.Linear(256, 1 if head is Head.SIGMOID else 3),
+            nn.Linear(256, 1 if head is Head.SIGMOID else 3),  # three classes or three findings
         ).double()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -42,6 +42,9 @@ class Task:
     pixels: Tensor
     """``float32[N, 16, 16, 1]``, whole grey levels."""
     labels: Tensor
+    """``int64[N]``, or ``bool[N, 3]`` of a multi-label model."""
+    surrogate: SmallClassifier | None = None
+    """The same, trained from another seed."""
 
     @property
     def images(self) -> list[np.ndarray]:
@@ -60,18 +63,32 @@ def _images(classes: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels[..., None].astype(np.float32)), torch.from_numpy(labels)
 
 
-def _train(head: Head) -> Task:
-    classes = 2 if head is Head.SIGMOID else 3
-    torch.manual_seed(0)
+def _fitted(head: Head, classes: int, seed: int) -> SmallClassifier:
+    torch.manual_seed(seed)
     model = SmallClassifier(head)
     pixels, labels = _images(classes, 300, seed=1)
+    goal = nn.functional.one_hot(labels, classes).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(pixels), labels).backward()
+        logits = model(pixels)
+        loss = (
+            nn.functional.binary_cross_entropy_with_logits(logits, goal)
+            if head is Head.MULTILABEL
+            else nn.functional.cross_entropy(logits, labels)
+        )
+        loss.backward()
         optimizer.step()
-    model.eval().requires_grad_(False)
-    return Task(model, *_images(classes, 100, seed=2))
+    optimizer.zero_grad()
+    return model.eval().requires_grad_(False)
+
+
+def _train(head: Head) -> Task:
+    classes = 2 if head is Head.SIGMOID else 3
+    pixels, labels = _images(classes, 100, seed=2)
+    if head is Head.MULTILABEL:
+        labels = nn.functional.one_hot(labels, classes).bool()
+    return Task(_fitted(head, classes, 0), pixels, labels, _fitted(head, classes, 7))
 
 
 @pytest.fixture(scope="session", params=[Head.SOFTMAX, Head.SIGMOID], ids=str)
@@ -82,3 +99,8 @@ def task(request: pytest.FixtureRequest) -> Task:
 @pytest.fixture(scope="session")
 def three_classes() -> Task:
     return _train(Head.SOFTMAX)
+
+
+@pytest.fixture(scope="session")
+def findings() -> Task:
+    return _train(Head.MULTILABEL)

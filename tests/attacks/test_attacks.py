@@ -9,14 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from attacks.bim import bim
-from attacks.cw_linf import cw_linf
-from attacks.fgsm import fgsm
+from attacks.gradient import refuse
 from attacks.objective import CrossEntropy, Margin, reached
-from attacks.pgd import pgd
-from attacks.presets import PRESETS, SPECS, preset, run
+from attacks.registry import UnknownAttack, from_document, named
+from attacks.spec import Scene, carry_out
+from attacks.white_box.bim import bim
+from attacks.white_box.cw_linf import cw_linf
+from attacks.white_box.fgsm import fgsm
+from attacks.white_box.pgd import pgd
 
+SIGNED = ("fgsm", "bim", "pgd", "cw_linf", "cw_linf_released")
 GREY = hnp.arrays("uint8", st.tuples(st.integers(1, 3), st.just(4), st.just(5), st.just(1)))
+
+
+def carried_out(spec, model, pixels, labels, seeds, on_finding=refuse) -> Tensor:
+    return carry_out(spec, Scene(model, pixels, labels, seeds, on_finding))
 
 
 class Linear:
@@ -55,14 +62,14 @@ def test_on_a_linear_model_the_margin_moves_by_epsilon_times_the_l1_norm(epsilon
         torch.testing.assert_close(moved, expected.expand(3), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SIGNED)
 def test_a_targeted_attack_reaches_its_target_where_the_budget_allows(name):
     model = linear(classes=3)
     pixels = torch.full((4, 4, 5, 1), 128.0)
     predicted = model(pixels).argmax(1)
     targets = (predicted + 1) % 3
-    spec = preset(name, 100.0).model_copy(update={"targeted": True})
-    attacked = run(spec, model, pixels, targets, range(4))
+    spec = named(name, 100.0).model_copy(update={"targeted": True})
+    attacked = carried_out(spec, model, pixels, targets, range(4))
     assert reached(model(attacked), targets, targeted=True).all()
 
 
@@ -70,21 +77,21 @@ def test_the_true_class_is_left_whatever_is_predicted_and_predicted_labels_on_re
     model = linear()
     pixels = torch.full((1, 4, 5, 1), 128.0)
     wrong = 1 - model(pixels).argmax(1)
-    of_true = run(preset("cw_linf", 2.0), model, pixels, wrong, [0])
-    of_predicted = run(preset("bim", 2.0), model, pixels, wrong, [0])
+    of_true = carried_out(named("cw_linf", 2.0), model, pixels, wrong, [0])
+    of_predicted = carried_out(named("bim", 2.0), model, pixels, wrong, [0])
     sign = 1 if wrong == 0 else -1
     assert (sign * margin(model(of_true))).item() < (sign * margin(model(pixels))).item()
     assert (sign * margin(model(of_predicted))).item() > (sign * margin(model(pixels))).item()
 
 
 @settings(max_examples=25, deadline=None)
-@given(GREY, st.floats(0, 255, width=32), st.sampled_from(sorted(PRESETS)), st.booleans())
+@given(GREY, st.floats(0, 255, width=32), st.sampled_from(SIGNED), st.booleans())
 def test_every_attack_stays_in_the_ball_and_in_the_grey_range(grey, epsilon, name, targeted):
     pixels = torch.from_numpy(grey).float()
     before = pixels.clone()
-    spec = preset(name, epsilon).model_copy(update={"targeted": targeted})
+    spec = named(name, epsilon).model_copy(update={"targeted": targeted})
     labels = torch.zeros(len(pixels), dtype=torch.int64)
-    attacked = run(spec, linear(), pixels, labels, range(len(pixels)))
+    attacked = carried_out(spec, linear(), pixels, labels, range(len(pixels)))
     assert attacked.dtype == torch.float32
     assert not attacked.requires_grad
     assert (attacked - pixels).abs().max() <= epsilon + 1e-4
@@ -95,9 +102,9 @@ def test_every_attack_stays_in_the_ball_and_in_the_grey_range(grey, epsilon, nam
         assert torch.equal(attacked, pixels)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SIGNED)
 def test_an_image_is_attacked_the_same_whatever_shares_its_batch(task, name):
-    spec = preset(name, 4.0)
+    spec = named(name, 4.0)
     if name == "pgd":
         spec = spec.model_copy(update={"restarts": 3})
     pixels, labels = task.pixels[:14], task.labels[:14]
@@ -105,7 +112,7 @@ def test_an_image_is_attacked_the_same_whatever_shares_its_batch(task, name):
 
     def attack(start: int, size: int) -> Tensor:
         rows = range(start, start + size)
-        return run(
+        return carried_out(
             spec,
             task.model,
             pixels[start : start + size],
@@ -171,10 +178,10 @@ def test_margins_by_hand():
 
 
 def test_specs_survive_json_and_refuse_what_they_do_not_know():
-    for name in PRESETS:
-        spec = preset(name, 0.5)
-        assert SPECS.validate_json(spec.model_dump_json()) == spec
-    with pytest.raises(ValueError, match="choose from fgsm"):
-        preset("deepfool", 1.0)
-    with pytest.raises(ValueError, match="epsilon"):
-        preset("pgd", -1.0)
+    for name in SIGNED:
+        spec = named(name, 0.5)
+        assert from_document(spec.model_dump(mode="json")) == spec
+    with pytest.raises(UnknownAttack, match="choose from"):
+        named("deepfoul", 1.0)
+    with pytest.raises(UnknownAttack, match="epsilon"):
+        named("pgd", -1.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks.deliver import Container, as_delivered, norms, to_grid
 from attacks.generate import generate
-from attacks.presets import preset
+from attacks.registry import named
 from attacks.shards import MANIFEST, ShardProblem, read, read_manifest, write
 
 MODEL = "sha256:" + "0" * 64
@@ -53,7 +53,7 @@ def test_norms_by_hand():
 
 def test_success_counts_on_the_decoded_file_and_only_where_the_model_was_right(three_classes):
     task = three_classes
-    (result,) = made(task, preset("pgd", 4.0))
+    (result,) = made(task, named("pgd", 4.0))
     stored = torch.from_numpy(np.stack(result.pixels)).float()
     clean = task.model(task.pixels).argmax(1)
     after = task.model(stored).argmax(1)
@@ -66,8 +66,8 @@ def test_success_counts_on_the_decoded_file_and_only_where_the_model_was_right(t
 
 
 def test_half_a_grey_level_reaches_no_other_file_but_counts_in_float(three_classes):
-    (file,) = made(three_classes, preset("bim", 0.5))
-    (floats,) = made(three_classes, preset("bim", 0.5), container=None)
+    (file,) = made(three_classes, named("bim", 0.5))
+    (floats,) = made(three_classes, named("bim", 0.5), container=None)
     assert file.linf.max() == 0.0
     assert not file.success.any()
     assert floats.linf.max() == 0.5
@@ -78,7 +78,7 @@ def test_half_a_grey_level_reaches_no_other_file_but_counts_in_float(three_class
 def test_results_do_not_depend_on_batch_order_or_company(three_classes):
     task = three_classes
     groups, keys = names(task)
-    spec = preset("pgd", 3.0)
+    spec = named("pgd", 3.0)
     (whole,) = made(task, spec, seed=5)
     chosen = [31, 4, 17]
     (part,) = generate(
@@ -112,7 +112,7 @@ def test_sizes_may_mix_and_progress_counts_every_attack():
     images, labels, groups, keys = mixed(np.random.default_rng(0))
     seen = []
     sets = generate(
-        mean_of, images, labels, groups, keys, [preset("fgsm", 2.0), preset("bim", 2.0)],
+        mean_of, images, labels, groups, keys, [named("fgsm", 2.0), named("bim", 2.0)],
         batch=2, progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert [result.spec.title for result in sets] == ["fgsm-2", "bim-2"]
@@ -125,7 +125,7 @@ def test_sizes_may_mix_and_progress_counts_every_attack():
 def test_a_targeted_set_counts_the_target_alone(three_classes):
     task = three_classes
     targets = (task.labels.numpy() + 1) % 3
-    spec = preset("cw_linf", 12.0).model_copy(update={"targeted": True})
+    spec = named("cw_linf", 12.0).model_copy(update={"targeted": True})
     (result,) = made(task, spec, targets=targets)
     reached = result.predicted == targets
     assert result.success.tolist() == (result.clean_correct & reached).tolist()
@@ -137,9 +137,9 @@ def test_a_targeted_set_counts_the_target_alone(three_classes):
     [
         ({"labels": [0]}, "1 labels for 5 images"),
         ({"keys": list("aacde")}, "keys repeat"),
-        ({"specs": [preset("fgsm", 1.0)] * 2}, "share a name"),
+        ({"specs": [named("fgsm", 1.0)] * 2}, "share a name"),
         (
-            {"specs": [preset("fgsm", 1.0).model_copy(update={"targeted": True})]},
+            {"specs": [named("fgsm", 1.0).model_copy(update={"targeted": True})]},
             "needs targets",
         ),
         ({"model": lambda pixels: mean_of(pixels) * float("nan")}, "a: the model's logits"),
@@ -149,7 +149,7 @@ def test_arguments_that_do_not_fit_are_named(change, message):
     images, labels, groups, keys = mixed(np.random.default_rng(0))
     arguments = {
         "model": mean_of, "images": images, "labels": labels, "groups": groups, "keys": keys,
-        "specs": [preset("fgsm", 1.0)],
+        "specs": [named("fgsm", 1.0)],
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         generate(**{**arguments, **change})
@@ -158,7 +158,7 @@ def test_arguments_that_do_not_fit_are_named(change, message):
 @pytest.mark.parametrize("container", [Container.PNG8, None])
 def test_a_stored_set_comes_back_as_it_was(tmp_path, container):
     images, labels, groups, keys = mixed(np.random.default_rng(1))
-    spec = preset("pgd", 5.0).model_copy(update={"targeted": True})
+    spec = named("pgd", 5.0).model_copy(update={"targeted": True})
     targets = 1 - np.array(labels)
     (result,) = generate(
         mean_of, images, labels, groups, keys, [spec], targets=targets, container=container, seed=9
@@ -179,7 +179,7 @@ def test_a_stored_set_comes_back_as_it_was(tmp_path, container):
 
 def test_a_stored_set_that_was_touched_is_refused(tmp_path):
     images, labels, groups, keys = mixed(np.random.default_rng(1))
-    (result,) = generate(mean_of, images, labels, groups, keys, [preset("fgsm", 5.0)])
+    (result,) = generate(mean_of, images, labels, groups, keys, [named("fgsm", 5.0)])
     write(tmp_path, result, MODEL)
     shard, manifest = tmp_path / "pixels-00000.safetensors", tmp_path / MANIFEST
     data, text = shard.read_bytes(), manifest.read_text()
@@ -208,7 +208,7 @@ def test_a_stored_set_that_was_touched_is_refused(tmp_path):
 
 
 def test_rows_keep_everything_of_the_images_chosen(three_classes):
-    (result,) = made(three_classes, preset("fgsm", 4.0))
+    (result,) = made(three_classes, named("fgsm", 4.0))
     fooled = result.rows(result.success)
     assert len(fooled) == result.success.sum()
     assert fooled.success.all()

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.bim import bim
-from attacks.cw_linf import cw_linf
-from attacks.fgsm import fgsm
 from attacks.generate import generate
 from attacks.gradient import Ailment, GradientFinding, GradientProblem
-from attacks.pgd import pgd
-from attacks.presets import preset
+from attacks.registry import named
+from attacks.white_box.bim import bim
+from attacks.white_box.cw_linf import cw_linf
+from attacks.white_box.fgsm import fgsm
+from attacks.white_box.pgd import pgd
 
 PIXELS = torch.full((3, 4, 4, 1), 100.0)
 LABELS = torch.zeros(3, dtype=torch.int64)
@@ -91,7 +91,7 @@ def test_generation_goes_on_and_lists_the_images_it_could_not_guide():
 
     images = [np.full((16, 16, 1), level, dtype=np.uint8) for level in (100, 200)]
     (result,) = generate(
-        saturated_when_bright, images, [0, 0], ["a", "b"], ["dim", "bright"], [preset("bim", 16.0)]
+        saturated_when_bright, images, [0, 0], ["a", "b"], ["dim", "bright"], [named("bim", 16.0)]
     )
     assert [(f.ailment, f.keys) for f in result.findings] == [(Ailment.ZERO, ("bright",))]
     assert result.success.tolist() == [True, False]

@@ -6,15 +6,15 @@ fixed ball is "CW" in Madry et al. (2018) and "CW-Linf" in Ma et al. (2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from attacks.gradient import Box, OnFinding, ascend, refuse
+from attacks.ball import Ball, Norm
+from attacks.gradient import OnFinding, ascend, refuse
 from attacks.objective import Margin, Model
-from attacks.spec import AttackSpec, Fraction, Steps
+from attacks.spec import AttackSpec, Fraction, GreyLevels, Scene, Steps
 
 
 def cw_linf(
@@ -34,7 +34,7 @@ def cw_linf(
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
-        labels: ``int64[N]``, classes to leave, or to reach if ``targeted``.
+        labels: ``int64[N]`` or ``bool[N, L]``, to leave, or to reach if ``targeted``.
         epsilon: L-inf budget in grey levels.
         step: α in grey levels.
         kappa: confidence in logits; the attack rests once it wins by this much.
@@ -47,7 +47,7 @@ def cw_linf(
         model,
         pixels,
         labels,
-        Box.around(pixels, epsilon),
+        Ball.around(pixels, epsilon),
         objective=Margin(kappa, masked, targeted),
         step=step,
         steps=steps,
@@ -58,31 +58,28 @@ def cw_linf(
 class CWLinf(AttackSpec):
     """Spec of ``cw_linf``."""
 
+    citation: ClassVar = "Carlini and Wagner 2017, arXiv 1608.04644; as in Ma et al. 2021"
+    smoke: ClassVar = {"steps": 5}
+
     method: Literal["cw_linf"] = "cw_linf"
+    norm: Literal[Norm.LINF] = Norm.LINF
+    epsilon: GreyLevels
     step_fraction: Fraction = 1 / 10
     """α / ε."""
     steps: Steps = 20
-    kappa: Annotated[float, Field(ge=0)] = 100.0
+    kappa: Annotated[float, Field(ge=0, json_schema_extra={"unit": "logits"})] = 100.0
     masked: bool = True
 
-    def attack(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        on_finding: OnFinding = refuse,
-    ) -> Tensor:
-        del seeds  # nothing random here
+    def attack(self, scene: Scene) -> Tensor:
         return cw_linf(
-            model,
-            pixels,
-            labels,
-            epsilon=self.epsilon,
-            step=self.epsilon * self.step_fraction,
+            scene.model,
+            scene.pixels,
+            scene.labels,
+            epsilon=self.budget,
+            step=self.budget * self.step_fraction,
             steps=self.steps,
             kappa=self.kappa,
             masked=self.masked,
             targeted=self.targeted,
-            on_finding=on_finding,
+            on_finding=scene.on_finding,
         )

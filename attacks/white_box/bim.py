@@ -1,15 +1,15 @@
-"""Basic iterative method: Kurakin, Goodfellow and Bengio (2017), arXiv 1607.02533, section 2.2."""
+"""Basic iterative method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.gradient import Box, OnFinding, ascend, refuse
+from attacks.ball import Ball, Norm
+from attacks.gradient import OnFinding, ascend, refuse
 from attacks.objective import CrossEntropy, Model
-from attacks.spec import AttackSpec, Fraction, Steps
+from attacks.spec import AttackSpec, Fraction, GreyLevels, Scene, Steps
 
 
 def bim(
@@ -27,7 +27,7 @@ def bim(
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
-        labels: ``int64[N]``, classes to leave, or to reach if ``targeted``.
+        labels: ``int64[N]`` or ``bool[N, L]``, to leave, or to reach if ``targeted``.
         epsilon: L-inf budget in grey levels.
         step: α in grey levels.
         on_finding: told of gradients that are zero or not finite; raises by default.
@@ -38,7 +38,7 @@ def bim(
         model,
         pixels,
         labels,
-        Box.around(pixels, epsilon),
+        Ball.around(pixels, epsilon),
         objective=CrossEntropy(targeted),
         step=step,
         steps=steps,
@@ -49,27 +49,24 @@ def bim(
 class BIM(AttackSpec):
     """Spec of ``bim``."""
 
+    citation: ClassVar = "Kurakin, Goodfellow and Bengio 2017, arXiv 1607.02533, section 2.2"
+    smoke: ClassVar = {"steps": 5}
+
     method: Literal["bim"] = "bim"
+    norm: Literal[Norm.LINF] = Norm.LINF
+    epsilon: GreyLevels
     step_fraction: Fraction = 1 / 20
     """α / ε."""
     steps: Steps = 20
 
-    def attack(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        on_finding: OnFinding = refuse,
-    ) -> Tensor:
-        del seeds  # nothing random here
+    def attack(self, scene: Scene) -> Tensor:
         return bim(
-            model,
-            pixels,
-            labels,
-            epsilon=self.epsilon,
-            step=self.epsilon * self.step_fraction,
+            scene.model,
+            scene.pixels,
+            scene.labels,
+            epsilon=self.budget,
+            step=self.budget * self.step_fraction,
             steps=self.steps,
             targeted=self.targeted,
-            on_finding=on_finding,
+            on_finding=scene.on_finding,
         )

@@ -1,15 +1,15 @@
-"""Fast gradient sign method: Goodfellow, Shlens and Szegedy (2015), arXiv 1412.6572, section 4."""
+"""Fast gradient sign method."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from attacks.gradient import Box, OnFinding, ascend, refuse
+from attacks.ball import Ball, Norm
+from attacks.gradient import OnFinding, ascend, refuse
 from attacks.objective import CrossEntropy, Model
-from attacks.spec import AttackSpec
+from attacks.spec import AttackSpec, GreyLevels, Scene
 
 
 def fgsm(
@@ -25,7 +25,7 @@ def fgsm(
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
-        labels: ``int64[N]``, classes to leave, or to reach if ``targeted``.
+        labels: ``int64[N]`` or ``bool[N, L]``, to leave, or to reach if ``targeted``.
         epsilon: L-inf budget in grey levels.
         on_finding: told of gradients that are zero or not finite; raises by default.
 
@@ -35,7 +35,7 @@ def fgsm(
         model,
         pixels,
         labels,
-        Box.around(pixels, epsilon),
+        Ball.around(pixels, epsilon),
         objective=CrossEntropy(targeted),
         step=epsilon,
         steps=1,
@@ -46,22 +46,18 @@ def fgsm(
 class FGSM(AttackSpec):
     """Spec of ``fgsm``."""
 
-    method: Literal["fgsm"] = "fgsm"
+    citation: ClassVar = "Goodfellow, Shlens and Szegedy 2015, arXiv 1412.6572, section 4"
 
-    def attack(
-        self,
-        model: Model,
-        pixels: Tensor,
-        labels: Tensor,
-        seeds: Sequence[int],
-        on_finding: OnFinding = refuse,
-    ) -> Tensor:
-        del seeds  # nothing random here
+    method: Literal["fgsm"] = "fgsm"
+    norm: Literal[Norm.LINF] = Norm.LINF
+    epsilon: GreyLevels
+
+    def attack(self, scene: Scene) -> Tensor:
         return fgsm(
-            model,
-            pixels,
-            labels,
-            epsilon=self.epsilon,
+            scene.model,
+            scene.pixels,
+            scene.labels,
+            epsilon=self.budget,
             targeted=self.targeted,
-            on_finding=on_finding,
+            on_finding=scene.on_finding,
         )

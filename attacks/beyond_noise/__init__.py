@@ -1,0 +1,1 @@
+"""Attacks that no small norm bounds, or that one perturbation serves for all: one file each."""

@@ -1,0 +1,1 @@
+"""Attacks on model and guard together, by someone who holds the bundle: one file each."""
