@@ -59,23 +59,35 @@ class Ball:
         )
 
     def project(self, pixels: Tensor) -> Tensor:
-        """A point of the ball: the nearest for L-inf, L2 and L1 but for the grey range, which is
-        clipped to first and never left again by shrinking towards the source."""
+        """The nearest point of the ball.
+
+        Nearest in the meeting of norm ball and grey range, not in one after the other, which for L1
+        costs strength (Croce and Hein 2021, arXiv 2103.01208, section 3).
+        """
         inside = torch.clamp(pixels, self.lower, self.upper)
         if self.norm is Norm.LINF:
             return inside
-        change = inside - self.source
-        if self.norm is Norm.L2:
-            length = size(change, Norm.L2).clamp(min=1e-12)
-            return self.source + change * (self.epsilon / length).clamp(max=1)[:, None, None, None]
-        if self.norm is Norm.L1:
-            return self.source + _onto_l1(change, self.epsilon)
-        return self.source + _largest(change, int(self.epsilon))
+        change, clipped = pixels - self.source, inside - self.source
+        if self.norm is Norm.L0:
+            return self.source + _most_worthy(change, clipped, int(self.epsilon))
+        room = torch.where(change > 0, self.upper - self.source, self.source - self.lower)
+        onto = _onto_l2 if self.norm is Norm.L2 else _onto_l1
+        # double: over 10^5 components the sums of single precision miss the radius visibly
+        length = onto(change.abs().flatten(1).double(), room.flatten(1).double(), self.epsilon)
+        moved = change.sign() * length.view_as(change).to(change.dtype)
+        return (self.source + moved).clamp_(self.lower, self.upper)
+
+    def feasible(self, pixels: Tensor, direction: Tensor) -> Tensor:
+        """``direction`` without the components that point out of the grey range where ``pixels``
+        are at its edge. A step of a given L2 or L1 length would be spent on them for nothing."""
+        blocked = torch.where(direction > 0, pixels >= self.upper, pixels <= self.lower)
+        return direction.masked_fill(blocked, 0)
 
     def random(self, seeds: Sequence[int], stream: int) -> Tensor:
-        """``float32[N, H, W, C]``: uniform in the cube for L-inf, else a random direction at a
-        random share of the radius. An image's point depends on its own seed, the stream and its
-        shape, and on nothing else: not on its batch, the device or torch's state."""
+        """``float32[N, H, W, C]``: uniform in the cube for L-inf, random greys on random pixels for
+        L0, else a random direction at a random share of the radius. An image's point depends on
+        its own seed, the stream and its shape, and on nothing else: not on its batch, the device or
+        torch's state."""
         shape = self.source.shape[1:]
         if len(seeds) != len(self.source):
             raise ValueError(f"{len(seeds)} seeds for {len(self.source)} images; give one each")
@@ -86,6 +98,8 @@ class Ball:
             ]
         )
         cube = torch.from_numpy(noise).to(self.source).mul_(2).sub_(1)
+        if self.norm is Norm.L0:
+            return self.project(self.source + cube * WHITE)
         if self.norm is not Norm.LINF:
             share = cube.flatten(1)[:, :1].abs().view(-1, 1, 1, 1)
             cube = cube / size(cube, self.norm).clamp(min=1e-12)[:, None, None, None] * share
@@ -110,27 +124,43 @@ def steepest(gradient: Tensor, norm: Norm, sparsity: float = 0.05) -> Tensor:
     return (signs / signs.abs().sum(dim=1, keepdim=True).clamp(min=1)).view_as(gradient)
 
 
-def _onto_l1(change: Tensor, radius: float) -> Tensor:
-    """Euclidean projection onto the L1 ball (Duchi et al. 2008)."""
-    flat = change.flatten(1)
-    magnitude = flat.abs()
-    ordered = magnitude.sort(dim=1, descending=True).values
-    excess = (ordered.cumsum(1) - radius) / torch.arange(
-        1, flat.shape[1] + 1, device=flat.device, dtype=flat.dtype
-    )
-    last = (ordered > excess).sum(dim=1, keepdim=True).clamp(min=1) - 1
-    shrink = excess.gather(1, last).clamp(min=0)
-    shrunk = flat.sign() * (magnitude - shrink).clamp(min=0)
-    return torch.where(magnitude.sum(1, keepdim=True) <= radius, flat, shrunk).view_as(change)
+def _onto_l2(change: Tensor, room: Tensor, radius: float) -> Tensor:
+    """Euclidean projection of magnitudes onto ``{z : ||z||_2 <= radius, z <= room}``, all
+    ``float64[N, D]`` and not negative: ``z = min(λ change, room)``. λ is found exactly, between the
+    components that have reached their room and those that have not."""
+    fits = torch.minimum(change, room).square().sum(dim=1, keepdim=True) <= radius**2
+    # component i has reached its room from λ = knot_i on
+    knot, order = (room / change.clamp(min=1e-300)).clamp(max=1).sort(dim=1)
+    full = room.gather(1, order).square()
+    full_before = full.cumsum(1) - full
+    growing = change.gather(1, order).square().flip(1).cumsum(1).flip(1)
+    reached = full_before + knot.square() * growing
+    at = (reached < radius**2).sum(dim=1, keepdim=True).clamp(max=change.shape[1] - 1)
+    left = (radius**2 - full_before.gather(1, at)).clamp(min=0)
+    scale = (left / growing.gather(1, at).clamp(min=1e-300)).sqrt()
+    return torch.minimum(change * torch.where(fits, 1.0, scale), room)
 
 
-def _largest(change: Tensor, pixels: int) -> Tensor:
-    """Keep the ``pixels`` pixels that changed most."""
-    strength = change.abs().amax(dim=3).flatten(1)
-    if pixels >= strength.shape[1]:
-        return change
-    if pixels == 0:
-        return torch.zeros_like(change)
-    kept = torch.zeros_like(strength, dtype=torch.bool)
-    kept.scatter_(1, strength.topk(pixels, dim=1).indices, True)
-    return change * kept.view(*change.shape[:3], 1)
+def _onto_l1(change: Tensor, room: Tensor, radius: float) -> Tensor:
+    """Euclidean projection of magnitudes onto ``{z : ||z||_1 <= radius, z <= room}``, all
+    ``float64[N, D]`` and not negative: ``z = min((change - λ)_+, room)`` (Duchi et al. 2008 without
+    the room). The sum of z grows piecewise linearly as λ falls; λ is read off exactly."""
+    fits = torch.minimum(change, room).sum(dim=1, keepdim=True) <= radius
+    # component i grows while λ falls from change_i to change_i - room_i
+    knot, order = torch.cat([change, (change - room).clamp(min=0)], dim=1).sort(1, descending=True)
+    begins = order < change.shape[1]
+    growing = torch.where(begins, 1.0, -1.0).to(change).cumsum(1)[:, :-1]
+    reached = (growing * (knot[:, :-1] - knot[:, 1:])).cumsum(1)
+    at = (reached < radius).sum(dim=1, keepdim=True).clamp(max=reached.shape[1] - 1)
+    above = (reached.gather(1, at) - radius) / growing.gather(1, at).clamp(min=1)
+    shrink = torch.where(fits, 0.0, knot[:, 1:].gather(1, at) + above)
+    return torch.minimum((change - shrink).clamp(min=0), room)
+
+
+def _most_worthy(change: Tensor, clipped: Tensor, pixels: int) -> Tensor:
+    """Euclidean projection onto changes of that many pixels inside the grey range: those whose
+    clipped change saves most of the distance (Croce and Hein 2019, arXiv 1909.05040, section 4)."""
+    saved = (change.square() - (change - clipped).square()).sum(dim=3).flatten(1)
+    kept = torch.zeros_like(saved, dtype=torch.bool)
+    kept.scatter_(1, saved.topk(min(pixels, saved.shape[1]), dim=1).indices, True)
+    return clipped * kept.view(*change.shape[:3], 1)

@@ -63,6 +63,33 @@ def refuse(finding: GradientFinding) -> None:
     raise GradientProblem(finding)
 
 
+class Guidance:
+    """Watches an attack's gradients without a transfer a step; tells what was wrong at the end."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        """``pixels``: ``float32[N, H, W, C]``, the batch."""
+        self._zero = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+        self._not_finite = torch.zeros_like(self._zero)
+
+    def note(self, gradient: Tensor, arrived: Tensor) -> Tensor:
+        """``bool[N]``: whose gradient is finite. A zero one is an ailment unless ``arrived``, the
+        ``bool[N]`` of images that have reached their goal."""
+        largest = torch.linalg.vector_norm(gradient, ord=float("inf"), dim=(1, 2, 3))
+        finite = largest.isfinite()
+        self._not_finite |= ~finite
+        self._zero |= (largest == 0) & ~arrived
+        return finite
+
+    def report(self, on_finding: OnFinding) -> None:
+        """Call ``on_finding`` once for each ailment that was met."""
+        for ailment, met in (
+            (Ailment.NOT_FINITE, self._not_finite),
+            (Ailment.ZERO, self._zero),
+        ):
+            if met.any():
+                on_finding(GradientFinding(ailment, tuple(met.nonzero()[:, 0].tolist())))
+
+
 def ascend(
     model: Model,
     start: Tensor,
@@ -75,6 +102,7 @@ def ascend(
     momentum: float | None = None,
     transform: Callable[[Tensor, int], Tensor] | None = None,
     shape_gradient: Callable[[Tensor], Tensor] | None = None,
+    project: Callable[[Tensor], Tensor] | None = None,
     on_finding: OnFinding = refuse,
 ) -> Tensor:
     """``x <- project(x + step * steepest(∇_x objective(model(x), y)))``, ``steps`` times; for L-inf
@@ -91,6 +119,7 @@ def ascend(
             direction is then followed in place of the gradient's.
         transform: pixels and the step's number to the pixels that the model sees in this step.
         shape_gradient: applied to the gradient before anything else.
+        project: what brings a step back, in place of ``ball.project``.
         on_finding: called after the last step with what was wrong with the gradients. An image
             whose gradient is not finite stays where it was in that step.
 
@@ -99,24 +128,19 @@ def ascend(
     if step < 0 or steps < 0:
         raise ValueError(f"step {step} and steps {steps} must not be negative")
     x = start.detach()
-    everyone = tuple(range(len(x)))
-    no_guidance = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    not_finite = torch.zeros_like(no_guidance)
+    guidance = Guidance(x)
     velocity: Tensor | None = None
     for number in range(steps):
         x = x.requires_grad_()
         logits = model(x if transform is None else transform(x, number))
         value = objective(logits, labels)
         if not value.requires_grad:
-            on_finding(GradientFinding(Ailment.NONE, everyone))
+            on_finding(GradientFinding(Ailment.NONE, tuple(range(len(x)))))
             return start.detach()
         (gradient,) = torch.autograd.grad(value.sum(), x)
         with torch.no_grad():
-            # one reduction, one buffer and no transfer a step: findings are read after the loop
-            largest = torch.linalg.vector_norm(gradient, ord=float("inf"), dim=(1, 2, 3))
-            finite = largest.isfinite()
-            not_finite |= ~finite
-            no_guidance |= (largest == 0) & ~reached(logits, labels, targeted=objective.targeted)
+            arrived = reached(logits, labels, targeted=objective.targeted)
+            finite = guidance.note(gradient, arrived)
             if shape_gradient is not None:
                 gradient = shape_gradient(gradient)
             gradient = gradient.masked_fill_(~finite.view(-1, 1, 1, 1), 0)
@@ -125,11 +149,12 @@ def ascend(
                 gradient = gradient / length
                 velocity = gradient if velocity is None else momentum * velocity + gradient
                 gradient = velocity
-            if ball.norm is Norm.LINF:
+            if project is None and ball.norm is Norm.LINF:
                 x = gradient.sign().mul_(step).add_(x).clamp_(ball.lower, ball.upper)
-            else:
-                x = ball.project(x + step * steepest(gradient, ball.norm))
-    for ailment, rows in ((Ailment.NOT_FINITE, not_finite), (Ailment.ZERO, no_guidance)):
-        if rows.any():
-            on_finding(GradientFinding(ailment, tuple(rows.nonzero()[:, 0].tolist())))
+                continue
+            if ball.norm is not Norm.LINF:
+                gradient = ball.feasible(x, gradient)
+            stepped = x + step * steepest(gradient, ball.norm)
+            x = ball.project(stepped) if project is None else project(stepped)
+    guidance.report(on_finding)
     return x.detach()
