@@ -57,6 +57,14 @@ class Access:
         view._rows = self._rows[rows.cpu()]
         return view
 
+    def through(self, model: Model) -> Access:
+        """The same meter before another function of the pixels (a guard's readings): its passes
+        count as this model's."""
+        view = object.__new__(Access)
+        view.__dict__.update(self.__dict__)
+        view._model = model
+        return view
+
     def __call__(self, pixels: Tensor) -> Tensor:
         pixels = self._sent(pixels)
         logits = self._model(pixels)
@@ -74,6 +82,14 @@ class Access:
         if self._judge is None:
             return reached(self(pixels), labels, targeted=targeted)
         return self._judge(self._sent(pixels), labels, targeted)
+
+    def scored(self, pixels: Tensor, labels: Tensor, *, targeted: bool) -> tuple[Tensor, Tensor]:
+        """Logits and what ``fooled`` says, one query each: a service answers both at once."""
+        pixels = self._sent(pixels)
+        logits = self._model(pixels)
+        if self._judge is None:
+            return logits, reached(logits, labels, targeted=targeted)
+        return logits, self._judge(pixels, labels, targeted)
 
     def _sent(self, pixels: Tensor) -> Tensor:
         if not len(self._rows):
@@ -107,3 +123,13 @@ def fooled(model: Model, pixels: Tensor, labels: Tensor, *, targeted: bool) -> T
     if isinstance(model, Access):
         return model.fooled(pixels, labels, targeted=targeted)
     return reached(model(pixels), labels, targeted=targeted)
+
+
+def scored(
+    model: Model, pixels: Tensor, labels: Tensor, *, targeted: bool
+) -> tuple[Tensor, Tensor]:
+    """Logits and ``bool[N]``, whether each image is what the attacker wants, in one query each."""
+    if isinstance(model, Access):
+        return model.scored(pixels, labels, targeted=targeted)
+    logits = model(pixels)
+    return logits, reached(logits, labels, targeted=targeted)

@@ -25,6 +25,8 @@ CASES = [
 
 def spec_of(name: str, norm: Norm) -> AttackSpec:
     quick = dict(methods()[name].smoke)
+    if Need.SURROGATE in methods()[name].needs:
+        quick["surrogate"] = "the task's"
     return named(name, EPSILON[norm], {"norm": norm, **quick})
 
 
