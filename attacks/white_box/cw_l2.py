@@ -1,0 +1,170 @@
+"""Carlini and Wagner's L2 attack: the smallest change that wins by a margin."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacks.access import at
+from attacks.ball import WHITE, Norm, size
+from attacks.gradient import OnFinding, refuse
+from attacks.minimum import Closest, ConstantSearch, GradientHealth, each, won
+from attacks.objective import Margin, Model
+from attacks.spec import AttackSpec, Count, Kind, Scene, Steps
+
+_HALF = WHITE / 2
+_INSIDE = 0.999999  # arctanh is infinite at black and white; the authors' code shrinks by the same
+_CHECKS = 10  # how often a descent is asked whether it still makes progress, as in their code
+_PROGRESS = 0.9999
+
+
+def cw_l2(
+    model: Model,
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    confidence: float = 0.0,
+    steps: int = 1000,
+    learning_rate: float = 0.01,
+    search_steps: int = 9,
+    initial_constant: float = 1e-3,
+    abort_early: bool = True,
+    epsilon: float | None = None,
+    targeted: bool = False,
+    on_finding: OnFinding = refuse,
+) -> Tensor:
+    """Minimise ``||x - source||² + c max(min_j gap_j(x) + κ, 0)`` over w, where
+    ``x = (tanh(w) + 1) / 2``, by Adam, for the smallest c that succeeds. x runs from 0 to 1 in
+    this sum, as the paper's constants assume.
+
+    Each image has its own c, its own Adam, its own best image and its own end: none waits for its
+    batch mates.
+
+    Args:
+        pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
+        labels: ``int64[N]`` or ``bool[N, L]``, to leave, or to reach if ``targeted``.
+        confidence: κ, in logits.
+        steps: Adam's steps for each c.
+        learning_rate: of Adam on w.
+        search_steps: how many c to try.
+        initial_constant: the first c.
+        abort_early: end a descent whose loss has not fallen by 0.01 % in a tenth of its steps.
+        epsilon: farthest L2 distance in grey levels that counts as success.
+        on_finding: told of gradients that are zero or not finite; raises by default.
+
+    Returns ``float32[N, H, W, C]``: the source where no image was found.
+    """
+    objective = Margin(confidence, targeted=targeted)
+    closest, health = Closest.to(pixels), GradientHealth(pixels)
+    search = ConstantSearch.starting_at(initial_constant, pixels)
+    everyone = torch.arange(len(pixels), device=pixels.device)
+    with torch.no_grad():
+        there = won(model(pixels), labels, confidence=confidence, targeted=targeted)
+    closest.offer(everyone, pixels, there, torch.zeros_like(closest.length))
+    open_rows = everyone[~there]
+    check_every = math.ceil(steps / _CHECKS)
+
+    def descend(rows: Tensor) -> Tensor:
+        """``bool[N]``: which of the images at ``rows`` their constant has turned."""
+        turned = torch.zeros_like(there)
+        source, constant = pixels[rows], search.constant[rows]
+        w = torch.arctanh((source / _HALF - 1) * _INSIDE)
+        mean, square = torch.zeros_like(w), torch.zeros_like(w)
+        last_loss = torch.full_like(constant, float("inf"))
+        view, goal = at(model, rows), labels[rows]
+        for step in range(steps):
+            squashed = torch.tanh(w)
+            x = ((squashed + 1) * _HALF).requires_grad_()
+            logits = view(x)
+            margin = objective(logits, goal)
+            if not health.connected(margin):
+                break
+            (gradient,) = torch.autograd.grad(margin.sum(), x)
+            with torch.no_grad():
+                x = x.detach()
+                success = won(logits, goal, confidence=confidence, targeted=targeted)
+                turned[rows] |= success
+                change = x - source
+                length = size(change, Norm.L2)
+                closest.offer(rows, x, success, length)
+                gradient = health.mended(gradient, rows, ~success)
+                slope = 2 * change / WHITE**2 - each(constant) * gradient
+                slope = slope * _HALF * (1 - squashed**2)
+                mean, square, move = _adam(slope, mean, square, step)
+                w = w - learning_rate * move
+                if abort_early and step % check_every == 0:
+                    loss = (length / WHITE) ** 2 - constant * margin.to(constant.dtype)
+                    kept = (loss <= _PROGRESS * last_loss).nonzero()[:, 0]
+                    if len(kept) == 0:
+                        break
+                    last_loss = loss[kept]
+                    if len(kept) < len(rows):
+                        rows, source, constant, goal = (
+                            part[kept] for part in (rows, source, constant, goal)
+                        )
+                        w, mean, square = w[kept], mean[kept], square[kept]
+                        view = at(model, rows)
+        return turned
+
+    if len(open_rows):
+        for _ in range(search_steps):
+            search.narrow(descend(open_rows))
+    health.report(on_finding)
+    return closest.within(epsilon, Norm.L2)
+
+
+def _adam(
+    gradient: Tensor, mean: Tensor, square: Tensor, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """New means of the gradient and of its square, and the direction to subtract (Kingma and Ba
+    2015, algorithm 1, with the constants given there)."""
+    mean = torch.lerp(gradient, mean, 0.9)
+    square = torch.lerp(gradient * gradient, square, 0.999)
+    corrected = (square / (1 - 0.999 ** (step + 1))).sqrt()
+    return mean, square, mean / (1 - 0.9 ** (step + 1)) / (corrected + 1e-8)
+
+
+class CWL2(AttackSpec):
+    """Spec of ``cw_l2``."""
+
+    citation: ClassVar = "Carlini and Wagner 2017, arXiv 1608.04644, section VI-A"
+    kind: ClassVar = Kind.MINIMUM
+    smoke: ClassVar = {
+        "steps": 25,
+        "search_steps": 2,
+        "initial_constant": 1.0,
+        "learning_rate": 0.05,
+    }
+
+    method: Literal["cw_l2"] = "cw_l2"
+    norm: Literal[Norm.L2] = Norm.L2
+    confidence: Annotated[float, Field(ge=0, json_schema_extra={"unit": "logits"})] = 0.0
+    """κ: by how much the wrong answer must win."""
+    steps: Steps = 1000
+    """Of Adam, for each constant."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
+    search_steps: Count = 9
+    """How many constants c are tried."""
+    initial_constant: Annotated[float, Field(gt=0, le=1e10)] = 1e-3
+    abort_early: bool = True
+    """End an image's descent that has stopped making progress."""
+
+    def attack(self, scene: Scene) -> Tensor:
+        return cw_l2(
+            scene.model,
+            scene.pixels,
+            scene.labels,
+            confidence=self.confidence,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            search_steps=self.search_steps,
+            initial_constant=self.initial_constant,
+            abort_early=self.abort_early,
+            epsilon=self.epsilon,
+            targeted=self.targeted,
+            on_finding=scene.on_finding,
+        )
