@@ -40,12 +40,13 @@ def dicom(
     bits_stored: int | None = None,
     patient: str = "",
     rle: bool = False,
+    window: tuple[float, float] | None = None,
 ) -> bytes:
     """A DICOM image of a phantom: gray as Digital X-Ray for Presentation (PS3.3 section A.26), RGB
     of 8 bits as Secondary Capture (section A.8).
 
-    A gray one's window spans all the stored bits, so ``decode`` gives 8-bit pixels back unchanged
-    and 12-bit ones as ``round(255 v / 4095)``. UIDs derive from the content (PS3.5 section B.2),
+    Through the whole window ``decode`` gives 8-bit pixels back unchanged and 12-bit ones as
+    ``round(255 v / 4095)``. UIDs derive from the content (PS3.5 section B.2),
     so one image always is one instance; dates are left empty.
 
     Args:
@@ -54,6 +55,8 @@ def dicom(
         bits_stored: as many as the dtype has, if None.
         patient: what tells phantoms apart; images that share it share a study.
         rle: RLE Lossless instead of Explicit VR Little Endian.
+        window: a gray image's window centre and width (PS3.3 section C.11.2.1.2); if None, it
+            spans all the stored bits.
 
     Raises:
         ValueError: pixels that do not fit, or another shape or depth.
@@ -79,7 +82,8 @@ def dicom(
     )
 
     kind = SecondaryCaptureImageStorage if colour else DigitalXRayImageStorageForPresentation
-    content = hashlib.sha256(f"{pixels.shape}{bits}{patient}".encode() + pixels.tobytes()).digest()
+    said = f"{pixels.shape}{bits}{patient}{'' if window is None else window}"
+    content = hashlib.sha256(said.encode() + pixels.tobytes()).digest()
     instance = UID(_uid(content))
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -96,7 +100,7 @@ def dicom(
         dataset.Modality, dataset.ConversionType = "OT", "WSD"
     else:
         _describe_radiograph(dataset)
-    _add_pixels(dataset, pixels, bits)
+    _add_pixels(dataset, pixels, bits, window or (2 ** (bits - 1), 2**bits))
     if rle:
         from pydicom.uid import RLELossless
 
@@ -133,7 +137,10 @@ def _describe_radiograph(dataset: Dataset) -> None:
 
 
 def _add_pixels(
-    dataset: Dataset, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], bits: int
+    dataset: Dataset,
+    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    bits: int,
+    window: tuple[float, float],
 ) -> None:
     allocated = pixels.dtype.itemsize * 8
     dataset.SamplesPerPixel = pixels.shape[2]
@@ -142,7 +149,7 @@ def _add_pixels(
     else:
         dataset.PhotometricInterpretation = "MONOCHROME2"
         dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "0", "1", "US"
-        dataset.WindowCenter, dataset.WindowWidth = str(2 ** (bits - 1)), str(2**bits)
+        dataset.WindowCenter, dataset.WindowWidth = (str(value) for value in window)
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, bits - 1
     dataset.PixelRepresentation = 0
