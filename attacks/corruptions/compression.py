@@ -45,4 +45,4 @@ KINDS: dict[str, Corruption] = {
 }
 # Pillow may have been built without OpenJPEG
 if features.check("jpg_2000"):
-    KINDS["jpeg2000"] = Corruption(_jpeg2000, (5, 10, 20, 40, 80), "compression ratio")
+    KINDS["jpeg2000"] = Corruption(_jpeg2000, (5, 10, 15, 20, 40), "compression ratio")
