@@ -94,20 +94,16 @@ def best_header(
     model. ``AS_STORED`` where the source does already, None where none does and for colour."""
     if pixels.shape[3] != 1:
         return [None] * len(pixels)
-    tables = (
-        np.stack([shown(header) for header in headers]) if headers else np.empty((0, 256), np.uint8)
-    )
+    tables = np.array([shown(header) for header in headers], np.uint8).reshape(-1, 256)
     order, usable = _nearest_first(pixels, tables)
     lookup = torch.from_numpy(tables).to(pixels)
-    stored = pixels.long()
+    stored, shape = pixels.long(), pixels.shape[1:]
     with torch.no_grad():
         already = fooled(model, pixels, labels, targeted=targeted)
     chosen = first_to_fool(
         model,
         labels,
-        lambda rows, choice: torch.stack(
-            [table[image] for table, image in zip(lookup[choice], stored[rows], strict=True)]
-        ),
+        lambda rows, choice: lookup[choice].gather(1, stored[rows].flatten(1)).view(-1, *shape),
         order,
         ~already,
         targeted=targeted,

@@ -69,9 +69,11 @@ def test_promises(task, name, norm):
         assert torch.equal(attacked[failed], pixels[failed]), "a failure comes back as it was"
 
     access = scene.model
-    assert (access.forwards > 0).all()
+    # what was learned on images of the attacker's own is laid over these without a query
+    learned = Need.IMAGES in spec.needs
+    assert learned or (access.forwards > 0).all()
     if Need.GRADIENTS in spec.needs:
-        assert (access.backwards > 0).any()
+        assert learned or (access.backwards > 0).any()
     else:
         assert not access.backwards.any()
     assert all(p.grad is None for p in task.model.parameters()), "weight gradients were computed"
