@@ -1,0 +1,44 @@
+"""Auto-PGD on the difference of logits ratio."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from attacks.ball import Norm
+from attacks.objective import LogitsRatio
+from attacks.spec import AttackSpec, Count, GreyLevels, Scene, Steps
+from attacks.white_box.apgd import apgd, loss_on
+
+
+class APGDLogitsRatio(AttackSpec):
+    """Spec of ``apgd`` on the difference of logits ratio, which a model cannot saturate by scaling
+    its logits. With two classes and with findings it is the margin."""
+
+    citation: ClassVar = "Croce and Hein 2020, arXiv 2003.01690, algorithm 1 and equation 6"
+    smoke: ClassVar = {"steps": 8}
+
+    method: Literal["apgd_dlr"] = "apgd_dlr"
+    norm: Literal[Norm.LINF, Norm.L2] = Norm.LINF
+    epsilon: GreyLevels
+    steps: Steps = 100
+    restarts: Count = 1
+    until_fooled: bool = False
+    """Stop an image at its first success: fewer passes, weaker images."""
+
+    def attack(self, scene: Scene) -> Tensor:
+        return apgd(
+            scene.model,
+            scene.pixels,
+            scene.labels,
+            epsilon=self.budget,
+            steps=self.steps,
+            seeds=scene.seeds,
+            norm=self.norm,
+            restarts=self.restarts,
+            targeted=self.targeted,
+            losses=(loss_on(LogitsRatio(self.targeted), scene.labels),),
+            until_fooled=self.until_fooled,
+            on_finding=scene.on_finding,
+        )
