@@ -9,12 +9,17 @@ import numpy as np
 
 from attacks.adversarial import AdversarialSet
 from attacks.corruptions import corrupt
-from attacks.deliver import Container
-from attacks.generate import generate, image_seed
-from attacks.objective import Model
+from attacks.generate import Sources, generate
+from attacks.judge import Answers
+from attacks.part_store import PartStore
 from attacks.registry import named
+from attacks.spec import AttackSpec
+from attacks.work import Bench, Part, image_seed
 from detectors.judgement import Attacked
 from detectors.samples import Samples
+
+Advance = Callable[[int, int], None]
+"""Called with images attacked so far, and images to attack over all attacks."""
 
 FAMILIES = ("fgsm", "bim", "pgd", "cw_linf")  # Ma et al. 2021
 FIT_EPSILONS = (1.0, 2.0, 4.0)
@@ -51,61 +56,52 @@ def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:
     )
 
 
+def sources_of(clean: Samples, targets: Answers | None = None) -> Sources:
+    """Samples as the generator takes them."""
+    return Sources(clean.images, clean.labels, clean.groups, clean.keys, targets)
+
+
 def attacked(
-    model: Model,
+    bench: Bench,
     clean: Samples,
     families: Sequence[str],
     epsilons: Sequence[float],
     *,
-    seed: int,
-    device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-    container: Container | None = Container.PNG8,
-    target: int | None = None,
+    progress: Advance | None = None,
+    store: PartStore | None = None,
 ) -> tuple[AdversarialSet, ...]:
-    """Every family at every epsilon on every image; towards the class ``target`` if given, on the
-    images that are not of that class."""
+    """Every family at every epsilon on every image."""
     specs = [named(family, epsilon) for epsilon in epsilons for family in families]
-    targets = None
-    if target is not None:
-        clean = clean.rows(np.flatnonzero(clean.labels != target))
-        specs = [spec.model_copy(update={"targeted": True}) for spec in specs]
-        targets = np.full(len(clean), target)
-    return generate(
-        model,
-        clean.images,
-        clean.labels,
-        clean.groups,
-        clean.keys,
-        specs,
-        targets=targets,
-        seed=seed,
-        device=device,
-        progress=progress,
-        container=container,
-    )
+    total, done = len(specs) * len(clean), 0
+
+    def advance(_: AttackSpec, part: Part) -> None:
+        nonlocal done
+        done += len(part.linf)
+        if progress is not None:
+            progress(done, total)
+
+    return generate(bench, specs, sources_of(clean), progress=advance, store=store)
 
 
 def attacked_once(
-    model: Model,
+    bench: Bench,
     clean: Samples,
     families: Sequence[str] = FAMILIES,
     epsilons: Sequence[float] = FIT_EPSILONS,
     *,
-    seed: int,
-    device: str = "cpu",
-    progress: Callable[[int, int], None],
+    progress: Advance,
+    store: PartStore | None = None,
 ) -> tuple[Samples, ...]:
     """Every family on every image, the epsilons dealt out by patient: a fit needs every epsilon,
     not every epsilon on every image."""
-    place = np.array([image_seed(seed, f"epsilon:{group}") for group in clean.groups])
+    place = np.array([image_seed(bench.seed, f"epsilon:{group}") for group in clean.groups])
     results: list[Samples] = []
     done = 0
     for i, epsilon in enumerate(epsilons):
         part = clean.rows(np.flatnonzero(place % np.uint64(len(epsilons)) == i))
         if not len(part):
             continue
-        sets = attacked(model, part, families, [epsilon], seed=seed, device=device)
+        sets = attacked(bench, part, families, [epsilon], store=store)
         results += [as_samples(adversarial) for adversarial in sets]
         done += len(part)
         progress(done, len(clean))
@@ -113,14 +109,13 @@ def attacked_once(
 
 
 def attack_as_delivered(
-    model: Model,
+    bench: Bench,
     clean: Samples,
     families: Sequence[str],
     epsilons: Sequence[float],
     *,
-    seed: int,
-    device: str = "cpu",
-    progress: Callable[[int, int], None],
+    progress: Advance,
+    store: PartStore | None = None,
 ) -> tuple[Attacked, ...]:
     """Every family at every epsilon on every image, as 8-bit files.
 
@@ -133,13 +128,15 @@ def attack_as_delivered(
     first = len(clean) * len(families) * len(below)
     results = []
     for made in attacked(
-        model, clean, families, below, seed=seed, device=device, container=None,
+        replace(bench, container=None), clean, families, below, store=store,
         progress=lambda done, _: progress(done, total),
     ):  # fmt: skip
-        source = replace(clean, origin=made.spec.name, level=made.spec.budget, attacked=True)
+        source = replace(
+            clean, origin=made.spec.name, level=made.spec.epsilon or 0.0, attacked=True
+        )
         results.append(Attacked(source, 0.0, made.success_rate))
     for made in attacked(
-        model, clean, families, whole, seed=seed, device=device,
+        bench, clean, families, whole, store=store,
         progress=lambda done, _: progress(first + done, total),
     ):  # fmt: skip
         results.append(Attacked(as_samples(made), float(np.median(made.linf)), float("nan")))
@@ -150,10 +147,10 @@ def as_samples(adversarial: AdversarialSet) -> Samples:
     """The delivered images of one attack."""
     return Samples(
         images=tuple(np.asarray(image, dtype=np.uint8) for image in adversarial.pixels),
-        labels=adversarial.labels,
+        labels=np.asarray(adversarial.labels, dtype=np.int64),
         groups=adversarial.groups,
         keys=adversarial.keys,
         origin=adversarial.spec.name,
-        level=adversarial.spec.budget,
+        level=adversarial.spec.epsilon or 0.0,
         attacked=True,
     )

@@ -151,15 +151,43 @@ def test_a_guard_is_not_judged_on_patients_it_was_fitted_on(
 def test_attack_writes_shards_whose_success_the_bundle_confirms(
     fitted: tuple[Path, str], phantoms: Path, tmp_path: Path
 ) -> None:
-    from attacks.shards import read
+    from attacks.shards import by_digest, read
 
     lazaret(
         "attack", "--model", "phantom", "--data", phantoms, "--out", tmp_path, "--images", 12,
-        "--attacks", "pgd", "--epsilon", 2,
+        "--attacks", "pgd:steps=7,eps=2", "--files",
     )  # fmt: skip
-    adversarial = read(tmp_path / "pgd-2")
+    images = load_images(read_dataset(phantoms).examples).images
+    adversarial = read(tmp_path / "pgd-2", by_digest(image.pixels for image in images))
     readings = OnnxEngine(Bundle.open(fitted[0]).graph).run(np.stack(adversarial.pixels))
     assert np.array_equal(readings.probabilities.argmax(axis=1), adversarial.predicted)
+    assert adversarial.forwards.tolist() == [7] * 12
+    files = sorted((tmp_path / "pgd-2" / "files").iterdir())
+    assert len(files) == 12
+    assert (tmp_path / "pgd-2" / "contact_sheet.png").stat().st_size > 1000
+
+
+@CHECKED
+def test_a_guarded_model_is_attacked_by_its_bundle_and_every_file_scores_as_promised(
+    fitted: tuple[Path, str], phantoms: Path, tmp_path: Path
+) -> None:
+    from attacks.shards import read_manifest
+
+    bundle = fitted[0]
+    lazaret(
+        "attack", "--bundle", bundle, "--aware", "--data", phantoms, "--out", tmp_path,
+        "--images", 6, "--attacks", "fgsm,joint_pgd:steps=6", "--epsilon", 2, "--files",
+    )  # fmt: skip
+    for attack in ("fgsm-2", "joint_pgd-2"):
+        rows = read_manifest(tmp_path / attack).images
+        files = [tmp_path / attack / str(row.file) for row in rows]
+        said = lazaret("score", "--bundle", bundle, "--json", *files).stdout.splitlines()
+        classes = Bundle.open(bundle).manifest.model.classes
+        for row, line in zip(rows, said, strict=True):
+            answer = json.loads(line)
+            assert row.accepted == (answer["verdict"] == "accept")
+            if answer["diagnosis"] is not None:
+                assert answer["diagnosis"]["label"] == classes[row.predicted]
 
 
 def test_problems_with_data_are_sentences(tmp_path: Path) -> None:

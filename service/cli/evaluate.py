@@ -45,6 +45,8 @@ def evaluate(
 
         from attacks.campaign import EPSILONS, attack_as_delivered, shifted
         from attacks.corruptions import CORRUPTIONS
+        from attacks.generate import bench_of
+        from attacks.part_store import PartStore, default_folder
         from detectors.bundle import Bundle
         from detectors.evaluate import EvaluationProblem
         from detectors.evaluate import evaluate as judge_bundle
@@ -79,18 +81,30 @@ def evaluate(
             for folder in other or ():
                 strangers = clean_samples(load(progress, unlabelled(folder, images)))
                 others.append(replace(strangers, origin=folder.resolve().name))
-            victim = victim_of(loaded_model, device)
+            bench = bench_of(
+                victim_of(loaded_model, device),
+                digest=model_digest(loaded_model),
+                seed=seed,
+                attempts=True,
+                device=device,
+            )
             task = progress.add_task("attacking", total=None)
 
             def advance(done: int, total: int) -> None:
                 progress.update(task, completed=done, total=total)
 
             hit = attack_as_delivered(
-                victim, drawn, families, epsilons, seed=seed, device=device, progress=advance
+                bench,
+                drawn,
+                families,
+                epsilons,
+                progress=advance,
+                store=PartStore(default_folder()),
             )
             shifts = [
                 shifted(drawn, name, severity, seed)
                 for name, corruption in CORRUPTIONS.items()
+                if not corruption.colour or any(i.shape[2] == 3 for i in drawn.images)
                 for severity in corruption.severities
             ]
             total = len(clean) + sum(len(a.samples) for a in hit)

@@ -54,6 +54,8 @@ def fit(
             attacked_once,
             shifted,
         )
+        from attacks.generate import bench_of
+        from attacks.part_store import PartStore, default_folder
         from detectors.bundle import Alphas
         from detectors.fit import FitProblem, FitSplit, shortfalls
         from detectors.fit import fit as fit_bundle
@@ -70,7 +72,13 @@ def fit(
                 f"no detector is called {unknown[0]!r}; choose from {', '.join(DETECTORS)}"
             )
         loaded_model = load_model(model, weights=weights, spec=spec)
-        victim = victim_of(loaded_model, device)
+        bench = bench_of(
+            victim_of(loaded_model, device),
+            digest=model_digest(loaded_model),
+            seed=seed,
+            attempts=True,
+            device=device,
+        )
         dataset = read_dataset(data, loaded_model.spec.classes)
         examples = guard_examples(dataset, loaded_model.spec, seed)
         if not examples:
@@ -87,10 +95,9 @@ def fit(
                     raise FitProblem(f"{data}: too few patients for a {split} split")
                 task = progress.add_task(f"attacking {split}", total=None)
                 hit = attacked_once(
-                    victim,
+                    bench,
                     draw(clean, attack_images, seed),
-                    seed=seed,
-                    device=device,
+                    store=PartStore(default_folder()),
                     progress=partial(_advance, progress, task),
                 )
                 prepared[split] = FitSplit(

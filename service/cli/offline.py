@@ -31,7 +31,9 @@ def workshop() -> Iterator[None]:
         import torch  # noqa: F401  # the rest of the extra comes with it
     except ImportError:
         refuse("this command needs the offline half: pip install 'lazaret[train]'")
+    from attacks.crew import ClusterProblem
     from attacks.gradient import GradientProblem
+    from attacks.registry import UnknownAttack
     from attacks.shards import ShardProblem
     from detectors.evaluate import EvaluationProblem
     from detectors.fit import FitProblem
@@ -46,6 +48,7 @@ def workshop() -> Iterator[None]:
             yield
     except (
         AcceptanceProblem,
+        ClusterProblem,
         DatasetProblem,
         EvaluationProblem,
         FitProblem,
@@ -54,6 +57,7 @@ def workshop() -> Iterator[None]:
         LoadProblem,
         ShardProblem,
         TapProblem,
+        UnknownAttack,
     ) as problem:
         refuse(str(problem))
 

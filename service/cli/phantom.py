@@ -46,6 +46,7 @@ def demo_images(
         import torch
 
         from attacks.campaign import as_samples, attacked, shifted
+        from attacks.generate import bench_of
         from detectors.samples import CLEAN as ORIGIN
         from detectors.samples import Samples
         from models.imaging.encode import dicom, png
@@ -83,7 +84,7 @@ def demo_images(
             chosen.append(("degraded", what, made.images[i], before[i], answers(made)[i]))
         used: set[int] = set()
         for family, epsilon in ATTACKS:
-            (hit,) = attacked(victim, clean, [family], [epsilon], seed=0)
+            (hit,) = attacked(bench_of(victim), clean, [family], [epsilon])
             after = answers(as_samples(hit))
             hits = [int(i) for i in np.flatnonzero(hit.success) if int(i) not in used]
             for i in hits[:EACH_ATTACK]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from attacks.deliver import Container, as_delivered, norms, to_grid
-from attacks.generate import generate
+from attacks.container import PNG8, Container
+from attacks.crew import Threads
+from attacks.generate import Sources, bench_of, generate
+from attacks.part_store import PartStore
 from attacks.registry import named
-from attacks.shards import MANIFEST, ShardProblem, read, read_manifest, write
+from attacks.sets import Written, write_sets
+from attacks.shards import MANIFEST, ShardProblem, by_digest, read
+from models.imaging.decode import decode
 
 MODEL = "sha256:" + "0" * 64
-GRAY_OR_RGB = st.tuples(st.integers(16, 20), st.integers(16, 20), st.sampled_from([1, 3]))
 
 
 def names(task) -> tuple[list[str], list[str]]:
@@ -28,27 +29,8 @@ def names(task) -> tuple[list[str], list[str]]:
 
 def made(task, *specs, **options):
     groups, keys = names(task)
-    return generate(task.model, task.images, task.labels.numpy(), groups, keys, specs, **options)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.data(), GRAY_OR_RGB, st.floats(0, 255, width=32))
-def test_delivery_stays_in_the_ball_on_the_grid_and_survives_the_file(data, shape, epsilon):
-    source = data.draw(hnp.arrays("uint8", shape))
-    noise = data.draw(hnp.arrays("float32", shape, elements=st.floats(-1, 1, width=32)))
-    floats = np.clip(source + noise * np.float32(epsilon), 0, 255).astype(np.float32)
-    grid = to_grid(floats, source, epsilon)
-    assert norms(grid, source).linf <= epsilon
-    if float(epsilon).is_integer():
-        assert np.array_equal(grid, np.rint(floats))
-    assert np.array_equal(as_delivered(grid, Container.PNG8), grid)
-
-
-def test_norms_by_hand():
-    source = np.full((2, 2, 1), 10, dtype=np.uint8)
-    moved = np.array([13, 10, 6, 10], dtype=np.uint8).reshape(2, 2, 1)
-    size = norms(moved, source)
-    assert (size.linf, size.l2, size.mean_abs) == (4.0, 5.0, 1.75)
+    sources = Sources(task.images, task.labels.numpy(), groups, keys, options.pop("targets", None))
+    return generate(bench_of(task.model, attempts=True, **options), specs, sources)
 
 
 def test_success_counts_on_the_decoded_file_and_only_where_the_model_was_right(three_classes):
@@ -75,26 +57,61 @@ def test_half_a_grey_level_reaches_no_other_file_but_counts_in_float(three_class
     assert floats.pixels[0].dtype == np.float32
 
 
-def test_results_do_not_depend_on_batch_order_or_company(three_classes):
+def test_results_depend_on_neither_order_nor_company_nor_workers(three_classes):
     task = three_classes
     groups, keys = names(task)
     spec = named("pgd", 3.0)
     (whole,) = made(task, spec, seed=5)
     chosen = [31, 4, 17]
-    (part,) = generate(
-        task.model,
+    some = Sources(
         [task.images[i] for i in chosen],
         task.labels.numpy()[chosen],
         [groups[i] for i in chosen],
         [keys[i] for i in chosen],
-        [spec],
-        seed=5,
-        batch=2,
     )
-    for i, pixels in zip(chosen, part.pixels, strict=True):
-        assert np.array_equal(whole.pixels[i], pixels)
+    bench = bench_of(task.model, seed=5, attempts=True)
+    for crew in (Threads(1), Threads(3)):
+        (part,) = generate(bench, [spec], some, crew=crew)
+        for i, pixels in zip(chosen, part.pixels, strict=True):
+            assert np.array_equal(whole.pixels[i], pixels)
     (other,) = made(task, spec, seed=6)
     assert not all(map(np.array_equal, whole.pixels, other.pixels))
+
+
+def test_a_failure_comes_back_as_it_was_unless_attempts_are_kept(three_classes):
+    task = three_classes
+    (kept,) = made(task, named("pgd", 4.0))
+    groups, keys = names(task)
+    sources = Sources(task.images, task.labels.numpy(), groups, keys)
+    (given,) = generate(bench_of(task.model), [named("pgd", 4.0)], sources)
+    assert given.success.tolist() == kept.success.tolist()
+    assert 0 < given.success.sum() < len(given)
+    for i, success in enumerate(given.success):
+        if success:
+            assert np.array_equal(given.pixels[i], kept.pixels[i])
+        else:
+            assert np.array_equal(given.pixels[i], task.images[i])
+            assert given.linf[i] == 0
+            assert given.predicted[i] == given.clean_predicted[i]
+    assert kept.linf[~kept.success].max() == 4.0
+
+
+def test_passes_are_counted_for_every_image(three_classes):
+    (result,) = made(three_classes, named("bim", 2.0, {"steps": 7}))
+    assert result.forwards.tolist() == [7] * len(result)
+    assert result.backwards.tolist() == [7] * len(result)
+
+
+def test_findings_are_attacked_against_the_models_own_answers(findings):
+    groups, keys = names(findings)
+    bench = bench_of(findings.model, multilabel=True, attempts=True)
+    sources = Sources(findings.images, findings.labels.numpy(), groups, keys)
+    (result,) = generate(bench, [named("pgd", 8.0)], sources)
+    assert result.clean_correct.all()
+    assert result.labels.shape == (len(result), 3)
+    differs = (result.predicted != result.clean_predicted).any(axis=1)
+    assert result.success.tolist() == differs.tolist()
+    assert result.success_rate > 0.5
 
 
 def mean_of(pixels: Tensor) -> Tensor:
@@ -108,18 +125,23 @@ def mixed(rng: np.random.Generator):
     return images, [1, 0, 1, 0, 1], list("ppqqr"), list("abcde")
 
 
+def sources_of(images, labels, groups, keys, targets=None) -> Sources:
+    return Sources(images, np.array(labels), groups, keys, targets)
+
+
 def test_sizes_may_mix_and_progress_counts_every_attack():
-    images, labels, groups, keys = mixed(np.random.default_rng(0))
+    mix = sources_of(*mixed(np.random.default_rng(0)))
     seen = []
     sets = generate(
-        mean_of, images, labels, groups, keys, [named("fgsm", 2.0), named("bim", 2.0)],
-        batch=2, progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+        bench_of(mean_of),
+        [named("fgsm", 2.0), named("bim", 2.0)],
+        mix,
+        progress=lambda spec, part: seen.append((spec.title, len(part.linf))),
+    )
     assert [result.spec.title for result in sets] == ["fgsm-2", "bim-2"]
     for result in sets:
-        assert [p.shape for p in result.pixels] == [image.shape for image in images]
-    assert seen[-1] == (10, 10)
-    assert seen == sorted(seen)
+        assert [p.shape for p in result.pixels] == [image.shape for image in mix.images]
+    assert seen == [("fgsm-2", 2), ("fgsm-2", 3), ("bim-2", 2), ("bim-2", 3)]
 
 
 def test_a_targeted_set_counts_the_target_alone(three_classes):
@@ -137,12 +159,12 @@ def test_a_targeted_set_counts_the_target_alone(three_classes):
     [
         ({"labels": [0]}, "1 labels for 5 images"),
         ({"keys": list("aacde")}, "keys repeat"),
-        ({"specs": [named("fgsm", 1.0)] * 2}, "share a name"),
+        ({"specs": [named("fgsm", 1.0)] * 2}, "share a title"),
         (
             {"specs": [named("fgsm", 1.0).model_copy(update={"targeted": True})]},
             "needs targets",
         ),
-        ({"model": lambda pixels: mean_of(pixels) * float("nan")}, "a: the model's logits"),
+        ({"model": lambda pixels: mean_of(pixels) * float("nan")}, "logits are not finite"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):
@@ -151,60 +173,131 @@ def test_arguments_that_do_not_fit_are_named(change, message):
         "model": mean_of, "images": images, "labels": labels, "groups": groups, "keys": keys,
         "specs": [named("fgsm", 1.0)],
     }  # fmt: skip
+    arguments |= change
+    model, specs = arguments.pop("model"), arguments.pop("specs")
     with pytest.raises(ValueError, match=message):
-        generate(**{**arguments, **change})
+        generate(bench_of(model), specs, sources_of(**arguments))
 
 
-@pytest.mark.parametrize("container", [Container.PNG8, None])
+def written(out, bench, specs, sources, **options) -> list[Written]:
+    done: list[Written] = []
+    classes = ["first", "second", "third"]
+    write_sets(bench, specs, sources, out, classes=classes, finished=done, **options)
+    return done
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("container", [PNG8, Container.parse("jpeg:80"), None], ids=str)
 def test_a_stored_set_comes_back_as_it_was(tmp_path, container):
     images, labels, groups, keys = mixed(np.random.default_rng(1))
     spec = named("pgd", 5.0).model_copy(update={"targeted": True})
-    targets = 1 - np.array(labels)
-    (result,) = generate(
-        mean_of, images, labels, groups, keys, [spec], targets=targets, container=container, seed=9
-    )
-    digest = write(tmp_path / "set", result, MODEL, shard_bytes=900)
-    assert len(list((tmp_path / "set").glob("*.safetensors"))) > 1
-    again = read(tmp_path / "set")
+    mix = sources_of(images, labels, groups, keys, 1 - np.array(labels))
+    bench = bench_of(mean_of, digest=MODEL, container=container, seed=9)
+    (result,) = generate(bench, [spec], mix)
+    (item,) = written(tmp_path, bench, [spec], mix, files=True)
+    again = read(item.folder, by_digest(images))
     for name in ("spec", "seed", "container", "keys", "groups", "sources", "findings"):
         assert getattr(again, name) == getattr(result, name)
-    for name in ("labels", "targets", "clean_predicted", "predicted", "linf", "l2", "mean_abs"):
+    for name in ("labels", "targets", "clean_predicted", "predicted", "linf", "l2", "forwards"):
         assert np.array_equal(getattr(again, name), getattr(result, name))
     assert all(map(np.array_equal, again.pixels, result.pixels))
-    assert read_manifest(tmp_path / "set").model == MODEL
-    assert write(tmp_path / "twin", again, MODEL, shard_bytes=900) == digest
-    with pytest.raises(ShardProblem, match="holds a set already"):
-        write(tmp_path / "set", result, MODEL)
+    if container is not None:
+        files = sorted((item.folder / "files").iterdir())
+        for file, pixels in zip(files, result.pixels, strict=True):
+            assert np.array_equal(decode(file.read_bytes(), container.media_type).pixels, pixels)
+
+
+def test_findings_survive_storing(tmp_path, findings):
+    groups, keys = names(findings)
+    sources = Sources(findings.images, findings.labels.numpy(), groups, keys)
+    bench = bench_of(findings.model, digest=MODEL, multilabel=True)
+    (item,) = written(tmp_path, bench, [named("pgd", 6.0)], sources)
+    again = read(item.folder, by_digest(findings.images))
+    assert again.labels.dtype == np.bool_
+    assert again.success.tolist() == item.outcome.success.tolist()
+
+
+def test_what_was_stopped_goes_on_and_ends_the_same(tmp_path, three_classes):
+    groups, keys = names(three_classes)
+    sources = Sources(three_classes.images, three_classes.labels.numpy(), groups, keys)
+    bench = bench_of(three_classes.model, digest=MODEL)
+    specs = [named("pgd", 2.0), named("bim", 2.0)]
+    written(tmp_path / "whole", bench, specs, sources)
+
+    class Stopped(Exception):
+        pass
+
+    made: list[str] = []
+
+    def stop_late(spec, part) -> None:
+        made.append(spec.title)
+        if len(made) == 16:
+            raise Stopped
+
+    store = PartStore(tmp_path / "cache")
+    with pytest.raises(Stopped):
+        written(tmp_path / "out", bench, specs, sources, store=store, progress=stop_late)
+    assert not (tmp_path / "out" / "bim-2" / MANIFEST).exists(), "an unfinished set has no manifest"
+    stored = len(list((tmp_path / "cache").rglob("*.safetensors")))
+    assert stored >= 16
+    done = written(tmp_path / "out", bench, specs, sources, store=store)
+    assert [item.made_before for item in done] == [True, False]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    other = bench_of(three_classes.model, digest=MODEL, seed=1)
+    with pytest.raises(ShardProblem, match="made from other images"):
+        written(tmp_path / "out", other, specs, sources, store=store)
+
+
+def test_a_stored_part_that_was_cut_short_is_made_again(tmp_path, three_classes):
+    groups, keys = names(three_classes)
+    sources = Sources(three_classes.images, three_classes.labels.numpy(), groups, keys)
+    bench, spec = bench_of(three_classes.model, digest=MODEL), named("fgsm", 3.0)
+    store = PartStore(tmp_path)
+    (first,) = generate(bench, [spec], sources, store=store)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-9])
+    (again,) = generate(bench, [spec], sources, store=store)
+    assert all(map(np.array_equal, first.pixels, again.pixels))
 
 
 def test_a_stored_set_that_was_touched_is_refused(tmp_path):
-    images, labels, groups, keys = mixed(np.random.default_rng(1))
-    (result,) = generate(mean_of, images, labels, groups, keys, [named("fgsm", 5.0)])
-    write(tmp_path, result, MODEL)
-    shard, manifest = tmp_path / "pixels-00000.safetensors", tmp_path / MANIFEST
+    mix = sources_of(*mixed(np.random.default_rng(1)))
+    (item,) = written(tmp_path, bench_of(mean_of, digest=MODEL), [named("fgsm", 5.0)], mix)
+    folder, sources = item.folder, by_digest(mix.images)
+    shard, manifest = folder / "perturbations-00000.safetensors", folder / MANIFEST
     data, text = shard.read_bytes(), manifest.read_text()
+    with pytest.raises(ShardProblem, match="does not have"):
+        read(folder, {})
 
     shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ShardProblem, match="SHA-256"):
-        read(tmp_path)
+        read(folder, sources)
     shard.unlink()
     with pytest.raises(ShardProblem, match="copy the whole folder"):
-        read(tmp_path)
+        read(folder, sources)
     shard.write_bytes(data)
 
     forged = json.loads(text)
     forged["images"][0]["success"] = not forged["images"][0]["success"]
     manifest.write_text(json.dumps(forged))
     with pytest.raises(ShardProblem, match="success"):
-        read(tmp_path)
+        read(folder, sources)
     forged = json.loads(text)
+    forged["images"][0]["shard"] = "../outside"
     forged["files"]["../outside"] = MODEL
     manifest.write_text(json.dumps(forged))
     with pytest.raises(ShardProblem, match="not a plain file name"):
-        read(tmp_path)
+        read(folder, sources)
     manifest.unlink()
     with pytest.raises(ShardProblem, match="finished"):
-        read(tmp_path)
+        read(folder, sources)
 
 
 def test_rows_keep_everything_of_the_images_chosen(three_classes):

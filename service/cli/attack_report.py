@@ -1,0 +1,179 @@
+"""What ``lazaret attack`` shows: every attack there is, how far it got, what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from attacks.registry import category, methods, norms
+from attacks.sets import Written, summary
+from attacks.spec import AttackSpec
+from attacks.work import Part
+from service.cli.offline import console
+
+SUMMARY = "summary.json"
+
+
+class AttackProgress:
+    """A bar over all attacks and one for the present one, with rate, success and time left. Where
+    there is no terminal, a line for every finished attack."""
+
+    def __init__(self, specs: Sequence[AttackSpec], images: int) -> None:
+        self._images = images
+        self._total = len(specs) * images
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[success]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._started = perf_counter()
+        self._all: TaskID | None = None
+        self._one: TaskID | None = None
+        self._title = ""
+        self._done = self._done_one = self._fooled = 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        self._all = self._bars.add_task("all attacks", total=self._total, rate="", success="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def advance(self, spec: AttackSpec, part: Part) -> None:
+        """Count one finished part."""
+        if spec.title != self._title:
+            if self._one is not None:
+                self._bars.remove_task(self._one)
+            self._title, self._done_one, self._fooled = spec.title, 0, 0
+            self._one = self._bars.add_task(spec.title, total=self._images, rate="", success="")
+        assert self._all is not None
+        assert self._one is not None
+        count = len(part.linf)
+        changed = part.predicted != part.clean_predicted
+        self._fooled += int((changed.any(axis=1) if changed.ndim == 2 else changed).sum())
+        self._done += count
+        self._done_one += count
+        rate = self._done / max(perf_counter() - self._started, 1e-9)
+        success = f"{self._fooled / self._done_one:.0%} changed"
+        self._bars.update(self._all, completed=self._done, rate=f"{rate:.2f} images/s")
+        self._bars.update(self._one, completed=self._done_one, success=success)
+        if self._done_one == self._images and not console.is_terminal:
+            left = (self._total - self._done) / rate
+            console.print(
+                f"{spec.title}: {success}; {self._done} of {self._total}, {rate:.2f} images/s, "
+                f"about {left / 60:.0f} minutes left"
+            )
+
+
+def print_summary(written: Sequence[Written], out: Path) -> None:
+    """A table of the finished sets, and the same numbers as ``summary.json``."""
+    if not written:
+        return
+    rows = summary(written)
+    guarded = any(row["undetected_harm"] is not None for row in rows)
+    columns = ["attack", "success", "median L-inf", "L2", "pixels", "forwards", "backwards"]
+    if guarded:
+        columns.insert(2, "undetected harm")
+    table = Table(*columns)
+    for row in rows:
+        cells = [
+            str(row["attack"]),
+            _share(row["success"]),
+            _number(row["median_linf"]),
+            _number(row["median_l2"]),
+            _number(row["median_l0"]),
+            _number(row["mean_forwards"]),
+            _number(row["mean_backwards"]),
+        ]
+        if guarded:
+            cells.insert(2, _share(row["undetected_harm"]))
+        table.add_row(*cells)
+    console.print(table)
+    for row in rows:
+        if row["unguided"]:
+            console.print(
+                f"{row['attack']}: gradients gave no guidance on {row['unguided']} images; see "
+                "`findings` in its manifest",
+                style="yellow",
+                markup=False,
+            )
+    (out / SUMMARY).write_text(json.dumps(rows, indent=1) + "\n")
+    console.print(f"{out}: {len(written)} sets, {SUMMARY}", markup=False)
+
+
+def _share(value: object) -> str:
+    return "" if value is None or value != value else f"{float(value):.1%}"  # type: ignore[arg-type]
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return ""
+    number = float(value)  # type: ignore[arg-type]
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def print_attacks() -> None:
+    """Every attack: what it needs, its norms, its parameters with defaults, its source."""
+    shown = Console(highlight=False)
+    for name, method in sorted(methods().items(), key=lambda item: (category(item[1]), item[0])):
+        needs = ", ".join(sorted(need.value for need in method.needs))
+        known = ", ".join(norm.value for norm in norms(method))
+        kind = category(method).replace("_", " ")
+        shown.print(f"[bold]{name}[/bold]  {kind}; needs {needs}; {known}")
+        shown.print(Padding(escape(", ".join(_parameters(method))), (0, 0, 0, 4)))
+        shown.print(Padding(escape(method.citation), (0, 0, 0, 4)), style="dim")
+
+
+_SHARED = ("method", "name", "norm", "targeted", "labels")
+
+
+def _parameters(method: type[AttackSpec]) -> list[str]:
+    schema: dict[str, Any] = method.model_json_schema()["properties"]
+    lines = []
+    for name, field in method.model_fields.items():
+        if name in _SHARED:
+            continue
+        described = schema[name]
+        unit = f" {described['unit']}" if "unit" in described else ""
+        if field.is_required():
+            lines.append(f"{name} (required){unit}")
+        else:
+            lines.append(f"{name}={field.default}{unit}{_bounds(described)}")
+    return lines
+
+
+def _bounds(described: dict[str, Any]) -> str:
+    low = described.get("minimum", described.get("exclusiveMinimum"))
+    high = described.get("maximum", described.get("exclusiveMaximum"))
+    if low is None and high is None:
+        return ""
+    return f" [{'' if low is None else low}..{'' if high is None else high}]"
