@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from attacks.access import at
 from attacks.gradient import Ailment, GradientFinding, OnFinding, refuse
-from attacks.objective import Margin, decisions, reached
+from attacks.objective import CrossEntropy, Objective, decisions, reached
 from attacks.spec import Attacker, Labels
 
 Apply = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
@@ -54,6 +54,21 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class ClippedCrossEntropy:
+    """The cross-entropy, clipped for labels to leave as in Shafahi et al. (2020), arXiv
+    1811.11304: an image whose label is down to ``exp(-9)`` has no more say.
+
+    Not the margin: it weighs images that resist as much as those that are nearly fooled, and on
+    two classes the two sides cancel. The cross-entropy lets the resisting ones go.
+    """
+
+    targeted: bool = False
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return CrossEntropy(self.targeted)(logits, labels).clamp(max=9.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """How long to learn and in what steps."""
 
@@ -70,21 +85,15 @@ def learn(
     bounds: tuple[float, float],
     schedule: Schedule,
     *,
-    kappa: float,
     targeted: bool,
     leave: Labels,
 ) -> Learned:
-    """Sign steps on the margin, summed over a batch of the attacker's images at a time.
-
-    An image that is fooled by κ or more has no say until it is lost again. Without that bound the
-    images that are fooled most easily outweigh all others, for which Shafahi et al. (2020), arXiv
-    1811.11304, equation 6, clip the cross-entropy. Images that have the target already are left
-    out.
+    """Sign steps on the clipped cross-entropy, summed over a batch of the attacker's images at a
+    time. Images that have the target already are left out.
 
     Args:
         start: ``float32[h, w, C]``.
         bounds: of every component, in grey levels.
-        kappa: by how many logits an image should be fooled.
         leave: whose classes are left, if untargeted.
     """
     if targeted:
@@ -95,7 +104,7 @@ def learn(
         targets = None
         goals = [attacker.labels if leave is Labels.TRUE else _predicted(attacker)]
         used = [torch.ones(len(attacker.labels), dtype=torch.bool)]
-    objective = Margin(kappa, targeted=targeted)
+    objective = ClippedCrossEntropy(targeted)
     learned = [
         _ascend(attacker, goal, rows.nonzero()[:, 0], start, apply, bounds, schedule, objective)
         for goal, rows in zip(goals, used, strict=True)
@@ -135,7 +144,7 @@ def _ascend(
     apply: Apply,
     bounds: tuple[float, float],
     schedule: Schedule,
-    objective: Margin,
+    objective: Objective,
 ) -> tuple[Tensor, Ailment | None]:
     """The perturbation learned on the images ``used``, and what was wrong with a step that had no
     gradient to follow though an image was left to fool."""

@@ -68,7 +68,6 @@ def learn_patch(
     area: float,
     pixels: float | None,
     schedule: Schedule,
-    kappa: float,
     targeted: bool = False,
     leave: Labels = Labels.TRUE,
 ) -> Learned:
@@ -97,7 +96,6 @@ def learn_patch(
         apply,
         (0, WHITE),
         schedule,
-        kappa=kappa,
         targeted=targeted,
         leave=leave,
     )
@@ -158,8 +156,6 @@ class Patch(AttackSpec):
     """On the image, if learned on that."""
     step_fraction: Fraction = 0.1
     """Step / 255; of the first step, if learned on others."""
-    kappa: Annotated[float, Field(ge=0, json_schema_extra={"unit": "logits"})] = 1.0
-    """By how much the attacker's own images should be fooled."""
 
     def prepare(self, attacker: Attacker) -> Learned | None:
         if self.learned_on == "image":
@@ -169,7 +165,6 @@ class Patch(AttackSpec):
             area=self.area,
             pixels=self.epsilon,
             schedule=Schedule(WHITE * self.step_fraction, self.epochs, self.batch),
-            kappa=self.kappa,
             targeted=self.targeted,
             leave=self.labels,
         )

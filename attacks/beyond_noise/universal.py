@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from attacks.ball import WHITE, Norm
@@ -40,7 +39,6 @@ def learn_universal(
     *,
     epsilon: float,
     schedule: Schedule,
-    kappa: float,
     targeted: bool = False,
     leave: Labels = Labels.TRUE,
 ) -> Learned:
@@ -57,7 +55,6 @@ def learn_universal(
         apply,
         (-epsilon, epsilon),
         schedule,
-        kappa=kappa,
         targeted=targeted,
         leave=leave,
     )
@@ -67,8 +64,8 @@ class Universal(AttackSpec):
     """Spec of ``universal``."""
 
     citation: ClassVar = (
-        "Moosavi-Dezfooli et al. 2017, arXiv 1610.08401; learned as in Shafahi et al. 2020, arXiv "
-        "1811.11304, algorithm 2, with sign steps and the margin"
+        "Moosavi-Dezfooli et al. 2017, arXiv 1610.08401; learned by sign steps as in Shafahi et "
+        "al. 2020, arXiv 1811.11304"
     )
     needs: ClassVar = frozenset({Need.GRADIENTS, Need.IMAGES})
     smoke: ClassVar = {"epochs": 3}
@@ -81,15 +78,12 @@ class Universal(AttackSpec):
     batch: Count = 16
     step_fraction: Fraction = 1 / 4
     """First step / ε."""
-    kappa: Annotated[float, Field(ge=0, json_schema_extra={"unit": "logits"})] = 1.0
-    """By how much the attacker's own images should be fooled."""
 
     def prepare(self, attacker: Attacker) -> Learned:
         return learn_universal(
             attacker,
             epsilon=self.budget,
             schedule=Schedule(self.budget * self.step_fraction, self.epochs, self.batch),
-            kappa=self.kappa,
             targeted=self.targeted,
             leave=self.labels,
         )
