@@ -3,6 +3,7 @@ constant that weighs change against success, the nearest boundary, and what aile
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -76,6 +77,28 @@ class ConstantSearch:
             (self.constant * 10).clamp(max=1e10),
             (self.lower + self.upper) / 2,
         )
+
+
+class Progress:
+    """When to end each image's descent: its lowest loss has not fallen by 0.01 % in the last tenth
+    of the steps. The released code of Carlini and Wagner and of Chen et al. looks at one loss a
+    tenth, and libraries at the sum of a batch's; one loss of one image goes up and down, and ends
+    descents that still get on."""
+
+    def __init__(self, images: int, steps: int, device: torch.device) -> None:
+        self._every = math.ceil(steps / 10)
+        self._lowest = torch.full((images,), float("inf"), device=device)
+        self._before = self._lowest
+
+    def kept(self, step: int, loss: Tensor) -> Tensor | None:
+        """``int64[m]``: at the end of a tenth, the images that go on, if some do not."""
+        self._lowest = torch.minimum(self._lowest, loss)
+        if (step + 1) % self._every:
+            return None
+        goes_on = self._lowest <= 0.9999 * self._before
+        kept = goes_on.nonzero()[:, 0]
+        self._lowest = self._before = self._lowest[kept]
+        return kept if len(kept) < len(goes_on) else None
 
 
 def won(logits: Tensor, labels: Tensor, *, confidence: float, targeted: bool) -> Tensor:

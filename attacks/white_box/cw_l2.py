@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,14 +11,12 @@ from torch import Tensor
 from attacks.access import at
 from attacks.ball import WHITE, Norm, size
 from attacks.gradient import OnFinding, refuse
-from attacks.minimum import Closest, ConstantSearch, GradientHealth, each, won
+from attacks.minimum import Closest, ConstantSearch, GradientHealth, Progress, each, won
 from attacks.objective import Margin, Model
 from attacks.spec import AttackSpec, Count, Kind, Scene, Steps
 
 _HALF = WHITE / 2
 _INSIDE = 0.999999  # arctanh is infinite at black and white; the authors' code shrinks by the same
-_CHECKS = 10  # how often a descent is asked whether it still makes progress, as in their code
-_PROGRESS = 0.9999
 
 
 def cw_l2(
@@ -52,7 +49,7 @@ def cw_l2(
         learning_rate: of Adam on w.
         search_steps: how many c to try.
         initial_constant: the first c.
-        abort_early: end a descent whose loss has not fallen by 0.01 % in a tenth of its steps.
+        abort_early: end a descent whose loss has not fallen for a tenth of its steps.
         epsilon: farthest L2 distance in grey levels that counts as success.
         on_finding: told of gradients that are zero or not finite; raises by default.
 
@@ -66,7 +63,6 @@ def cw_l2(
         there = won(model(pixels), labels, confidence=confidence, targeted=targeted)
     closest.offer(everyone, pixels, there, torch.zeros_like(closest.length))
     open_rows = everyone[~there]
-    check_every = math.ceil(steps / _CHECKS)
 
     def descend(rows: Tensor) -> Tensor:
         """``bool[N]``: which of the images at ``rows`` their constant has turned."""
@@ -74,7 +70,7 @@ def cw_l2(
         source, constant = pixels[rows], search.constant[rows]
         w = torch.arctanh((source / _HALF - 1) * _INSIDE)
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
-        last_loss = torch.full_like(constant, float("inf"))
+        progress = Progress(len(rows), steps, rows.device)
         view, goal = at(model, rows), labels[rows]
         for step in range(steps):
             squashed = torch.tanh(w)
@@ -96,13 +92,12 @@ def cw_l2(
                 slope = slope * _HALF * (1 - squashed**2)
                 mean, square, move = _adam(slope, mean, square, step)
                 w = w - learning_rate * move
-                if abort_early and step % check_every == 0:
+                if abort_early:
                     loss = (length / WHITE) ** 2 - constant * margin.to(constant.dtype)
-                    kept = (loss <= _PROGRESS * last_loss).nonzero()[:, 0]
-                    if len(kept) == 0:
-                        break
-                    last_loss = loss[kept]
-                    if len(kept) < len(rows):
+                    kept = progress.kept(step, loss)
+                    if kept is not None:
+                        if len(kept) == 0:
+                            break
                         rows, source, constant, goal = (
                             part[kept] for part in (rows, source, constant, goal)
                         )

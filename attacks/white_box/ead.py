@@ -13,12 +13,9 @@ from torch import Tensor
 from attacks.access import at
 from attacks.ball import WHITE, Norm, size
 from attacks.gradient import OnFinding, refuse
-from attacks.minimum import Closest, ConstantSearch, GradientHealth, each, won
+from attacks.minimum import Closest, ConstantSearch, GradientHealth, Progress, each, won
 from attacks.objective import Margin, Model
 from attacks.spec import AttackSpec, Count, Kind, Scene, Steps
-
-_CHECKS = 10  # how often a descent is asked whether it still makes progress, as in their code
-_PROGRESS = 0.9999
 
 
 class Rule(StrEnum):
@@ -41,7 +38,7 @@ def ead(
     learning_rate: float = 0.01,
     search_steps: int = 9,
     initial_constant: float = 1e-3,
-    accelerated: bool = True,
+    accelerated: bool = False,
     abort_early: bool = True,
     epsilon: float | None = None,
     targeted: bool = False,
@@ -51,9 +48,9 @@ def ead(
     smallest c that succeeds, pixels running from 0 to 1:
     ``x <- S_β(y - α_k ∇(...)(y))`` without the L1 term, ``y <- x + k / (k + 3) (x - x_last)``.
 
-    The images y that the gradient is taken at are the ones judged, so that a step costs one
-    forward pass; the authors judge x, with a pass of its own. y is held in the grey range, and
-    leaves alone the pixels that the last two x leave alone.
+    Plain (ISTA), y is x and a step costs one forward pass: the gradient's judges too. Accelerated
+    (FISTA), as in the authors' code, x is judged with a pass of its own; y itself runs too far
+    ahead to be a small change. At equal steps both end equally close.
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
@@ -65,7 +62,7 @@ def ead(
         search_steps: how many c to try.
         initial_constant: the first c.
         accelerated: FISTA; otherwise ISTA, where y is x.
-        abort_early: end a descent whose loss has not fallen by 0.01 % in a tenth of its steps.
+        abort_early: end a descent whose loss has not fallen for a tenth of its steps.
         epsilon: farthest L1 distance in grey levels that counts as success.
         on_finding: told of gradients that are zero or not finite; raises by default.
 
@@ -79,14 +76,22 @@ def ead(
         there = won(model(pixels), labels, confidence=confidence, targeted=targeted)
     closest.offer(everyone, pixels, there, torch.zeros_like(closest.length))
     open_rows = everyone[~there]
-    check_every = math.ceil(steps / _CHECKS)
+
+    def measures(change: Tensor) -> tuple[Tensor, Tensor]:
+        absolute = size(change, Norm.L1)
+        return absolute, beta * absolute / WHITE + (size(change, Norm.L2) / WHITE) ** 2
+
+    def offer(
+        rows: Tensor, candidates: Tensor, success: Tensor, absolute: Tensor, elastic: Tensor
+    ) -> None:
+        closest.offer(rows, candidates, success, elastic if rule is Rule.EN else absolute)
 
     def descend(rows: Tensor) -> Tensor:
         """``bool[N]``: which of the images at ``rows`` their constant has turned."""
         turned = torch.zeros_like(there)
         source, constant = pixels[rows], search.constant[rows]
         x = y = source
-        last_loss = torch.full_like(constant, float("inf"))
+        progress = Progress(len(rows), steps, rows.device)
         view, goal = at(model, rows), labels[rows]
         for step in range(steps):
             y = y.detach().requires_grad_()
@@ -96,12 +101,12 @@ def ead(
                 break
             (gradient,) = torch.autograd.grad(margin.sum(), y)
             with torch.no_grad():
-                success = won(logits, goal, confidence=confidence, targeted=targeted)
-                turned[rows] |= success
                 change = y - source
-                absolute = size(change, Norm.L1)
-                elastic = beta * absolute / WHITE + (size(change, Norm.L2) / WHITE) ** 2
-                closest.offer(rows, y, success, elastic if rule is Rule.EN else absolute)
+                absolute, elastic = measures(change)
+                success = won(logits, goal, confidence=confidence, targeted=targeted)
+                if not accelerated:
+                    offer(rows, y, success, absolute, elastic)
+                    turned[rows] |= success
                 gradient = health.mended(gradient, rows, ~success)
                 # d/d(y / 255) of c f + ||(y - source) / 255||²
                 slope = 2 * change / WHITE - each(constant) * gradient * WHITE
@@ -109,14 +114,16 @@ def ead(
                 last, x = x, _shrunk(y - rate * slope * WHITE, source, beta * WHITE)
                 y = x
                 if accelerated:
+                    success = won(view(x), goal, confidence=confidence, targeted=targeted)
+                    offer(rows, x, success, *measures(x - source))
+                    turned[rows] |= success
                     y = (x + step / (step + 3) * (x - last)).clamp_(0, WHITE)
-                if abort_early and step % check_every == 0:
+                if abort_early:
                     loss = elastic - constant * margin.to(constant.dtype)
-                    kept = (loss <= _PROGRESS * last_loss).nonzero()[:, 0]
-                    if len(kept) == 0:
-                        break
-                    last_loss = loss[kept]
-                    if len(kept) < len(rows):
+                    kept = progress.kept(step, loss)
+                    if kept is not None:
+                        if len(kept) == 0:
+                            break
                         rows, source, constant, goal, x, y = (
                             part[kept] for part in (rows, source, constant, goal, x, y)
                         )
@@ -160,8 +167,8 @@ class EAD(AttackSpec):
     search_steps: Count = 9
     """How many constants c are tried."""
     initial_constant: Annotated[float, Field(gt=0, le=1e10)] = 1e-3
-    accelerated: bool = True
-    """FISTA; otherwise ISTA."""
+    accelerated: bool = False
+    """FISTA, of two forward passes a step; otherwise ISTA, of one."""
     abort_early: bool = True
     """End an image's descent that has stopped making progress."""
 

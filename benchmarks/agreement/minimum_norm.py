@@ -1,0 +1,271 @@
+"""Attacks that look for the smallest change, beside foolbox, torchattacks and the authors' FAB.
+
+Equal steps. Where a library has another default, both sides take the library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import foolbox
+import pyautoattack.fab_pt
+import torch
+import torchattacks
+from torch import Tensor
+
+from attacks.access import at
+from attacks.ball import Norm
+from attacks.registry import named
+from attacks.spec import Scene
+from benchmarks.agreement.match import Match, Run, Setting, to_grey
+
+_STEPS = 100
+_SEARCH = {"steps": _STEPS, "search_steps": 6, "initial_constant": 0.1}
+_EVERYTHING = 1e6
+"""A budget that nothing exceeds: foolbox and pyautoattack want one."""
+
+
+def _ours(method: str, parameters: dict[str, Any], setting: Setting) -> Tensor:
+    spec = named(method, parameters=parameters)
+    scene = Scene(
+        setting.model, setting.pixels, setting.labels, range(len(setting.pixels)), lambda _: None
+    )
+    return spec.attack(scene)
+
+
+def _foolbox(attack: Any, setting: Setting) -> Tensor:
+    model = foolbox.PyTorchModel(_Single(setting), bounds=(0, 1), device=setting.unit_pixels.device)
+    _, clipped, turned = attack(model, setting.unit_pixels, setting.labels, epsilons=_EVERYTHING)
+    kept = torch.where(turned[:, None, None, None], clipped, setting.unit_pixels)
+    return to_grey(kept)
+
+
+class _Single(torch.nn.Module):
+    """float32 logits, which both FAB assume, and a parameter, from which torchattacks takes the
+    device."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self.model = setting.unit_model
+        self.device_of = torch.nn.Parameter(torch.zeros(1, device=setting.pixels.device))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).float()
+
+
+def _one_by_one(run: Run, setting: Setting) -> Tensor:
+    """For libraries that pass single images to the model, whose passes are counted by image."""
+    rows = torch.arange(len(setting.pixels), device=setting.pixels.device)
+    return torch.cat(
+        [
+            run(Setting(at(setting.model, row), setting.pixels[row], setting.labels[row]))
+            for row in rows.split(1)
+        ]
+    )
+
+
+def _torchattacks(attack: Callable[..., Any], setting: Setting, **parameters: Any) -> Tensor:
+    adversary = attack(_Single(setting), **parameters)
+    return to_grey(adversary(setting.unit_pixels, setting.labels))
+
+
+def _torchattacks_fab(norm: str, setting: Setting) -> Tensor:
+    return _torchattacks(
+        torchattacks.FAB,
+        setting,
+        norm=norm,
+        steps=_STEPS,
+        eps=_EVERYTHING,
+        n_classes=setting.classes,
+    )
+
+
+def _our_jsma(setting: Setting) -> Tensor:
+    spec = named("jsma", parameters={"targeted": True, "direction": "up"})
+    return spec.attack(
+        Scene(
+            setting.model,
+            setting.pixels,
+            (setting.labels + 1) % setting.classes,
+            range(len(setting.pixels)),
+            lambda _: None,
+        )
+    )
+
+
+def _their_jsma(setting: Setting) -> Tensor:
+    adversary = torchattacks.JSMA(_Single(setting), theta=1.0, gamma=0.1)
+    adversary.set_mode_targeted_by_function(lambda _, labels: (labels + 1) % setting.classes)
+    return to_grey(adversary(setting.unit_pixels, setting.labels))
+
+
+def _pyautoattack(norm: str, setting: Setting) -> Tensor:
+    attack = pyautoattack.fab_pt.FABAttack_PT(
+        _Single(setting),
+        norm=norm,
+        n_iter=_STEPS,
+        eps=_EVERYTHING,
+        device=setting.pixels.device,
+    )
+    return to_grey(attack.perturb(setting.unit_pixels.clone(), setting.labels))
+
+
+def _match(
+    method: str,
+    norm: Norm,
+    parameters: dict[str, Any],
+    peer: str,
+    theirs: Callable[[Setting], Tensor],
+    note: str = "",
+    classes: Callable[[int], bool] = lambda count: count >= 2,
+) -> Match:
+    values = {"norm": norm, **parameters}
+    return Match(
+        attack=named(method, parameters=values).title,
+        peer=peer,
+        norm=norm,
+        ours=partial(_ours, method, values),
+        theirs=theirs,
+        minimum=True,
+        note=note,
+        classes=classes,
+    )
+
+
+_ELASTIC = (
+    "foolbox takes two forward passes a step, and returns a black image on failure; the rule EN "
+    "does not choose by the norm compared here"
+)
+_FOOLBOX = f"foolbox {foolbox.__version__}"
+_TORCHATTACKS = f"torchattacks {torchattacks.__version__}"
+_PYAUTOATTACK = "pyautoattack"
+
+MATCHES: tuple[Match, ...] = (
+    _match(
+        "cw_l2",
+        Norm.L2,
+        _SEARCH,
+        _FOOLBOX,
+        partial(
+            _foolbox,
+            foolbox.attacks.L2CarliniWagnerAttack(
+                steps=_STEPS, binary_search_steps=6, initial_const=0.1
+            ),
+        ),
+        "foolbox ends a batch's descent by the batch's loss, and returns a black image on failure",
+    ),
+    _match(
+        "cw_l2",
+        Norm.L2,
+        {"steps": _STEPS, "search_steps": 1, "initial_constant": 1.0, "abort_early": False},
+        _TORCHATTACKS,
+        partial(_torchattacks, torchattacks.CW, c=1, kappa=0, steps=_STEPS, lr=0.01),
+        "torchattacks has one constant and no search; a pixel at 0 or 1 becomes infinite in tanh "
+        "space and never moves",
+    ),
+    _match(
+        "deepfool",
+        Norm.L2,
+        {"steps": 50},
+        _FOOLBOX,
+        partial(_foolbox, foolbox.attacks.L2DeepFoolAttack(steps=50)),
+    ),
+    _match(
+        "deepfool",
+        Norm.LINF,
+        {"steps": 50},
+        _FOOLBOX,
+        partial(_foolbox, foolbox.attacks.LinfDeepFoolAttack(steps=50)),
+    ),
+    _match(
+        "deepfool",
+        Norm.L2,
+        {"steps": 50},
+        _TORCHATTACKS,
+        partial(
+            _one_by_one, partial(_torchattacks, torchattacks.DeepFool, steps=50, overshoot=0.02)
+        ),
+        "torchattacks attacks one image at a time and multiplies the whole change by 1.02 in "
+        "every step",
+    ),
+    _match(
+        "ead",
+        Norm.L1,
+        {**_SEARCH, "rule": "en"},
+        _FOOLBOX,
+        partial(
+            _foolbox,
+            foolbox.attacks.EADAttack(
+                steps=_STEPS, binary_search_steps=6, initial_const=0.1, decision_rule="EN"
+            ),
+        ),
+        _ELASTIC,
+    ),
+    _match(
+        "ead",
+        Norm.L1,
+        {**_SEARCH, "rule": "l1"},
+        _FOOLBOX,
+        partial(
+            _foolbox,
+            foolbox.attacks.EADAttack(
+                steps=_STEPS, binary_search_steps=6, initial_const=0.1, decision_rule="L1"
+            ),
+        ),
+        _ELASTIC,
+    ),
+    *(
+        _match(
+            "ead",
+            Norm.L1,
+            {**_SEARCH, "rule": rule, "beta": 1e-3},
+            _TORCHATTACKS,
+            partial(
+                _torchattacks,
+                attack,
+                max_iterations=_STEPS,
+                binary_search_steps=6,
+                initial_const=0.1,
+                beta=1e-3,
+            ),
+            "torchattacks takes two forward passes a step",
+        )
+        for rule, attack in (("l1", torchattacks.EADL1), ("en", torchattacks.EADEN))
+    ),
+    Match(
+        attack=named("jsma", parameters={"targeted": True}).title,
+        peer=_TORCHATTACKS,
+        norm=Norm.L0,
+        ours=_our_jsma,
+        theirs=partial(_one_by_one, _their_jsma),
+        minimum=True,
+        note="towards the next class, brightening only; torchattacks weighs every pair of pixels, "
+        "in memory that grows with the fourth power of the side, and ranks by derivative alone; "
+        "small images only",
+    ),
+    *(
+        _match(
+            "fab",
+            norm,
+            {"steps": _STEPS},
+            _PYAUTOATTACK,
+            partial(_pyautoattack, name),
+            "pyautoattack takes two forward passes a step",
+        )
+        for norm, name in ((Norm.LINF, "Linf"), (Norm.L2, "L2"), (Norm.L1, "L1"))
+    ),
+    *(
+        _match(
+            "fab",
+            norm,
+            {"steps": _STEPS},
+            _TORCHATTACKS,
+            partial(_torchattacks_fab, name),
+            "torchattacks takes two forward passes a step",
+        )
+        for norm, name in ((Norm.LINF, "Linf"), (Norm.L2, "L2"))
+    ),
+)
