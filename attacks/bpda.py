@@ -93,7 +93,7 @@ class _Step(torch.autograd.Function):
         return answer
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
         soft = torch.sigmoid(difference / ctx.width)
         return gradient * soft * (1 - soft) / ctx.width, None, None
@@ -108,7 +108,7 @@ class _Equality(torch.autograd.Function):
         return answer
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
         rising = torch.where(difference <= 0, 1.0, -1.0)
         return gradient * rising * torch.exp(-difference.abs()), None
@@ -123,7 +123,7 @@ class _Through(torch.autograd.Function):
         return clipped.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         del ctx
         return gradient, None
 

@@ -101,7 +101,7 @@ class GuardedModel(nn.Module):
     def unpack(self, measured: Tensor) -> Reading:
         """``measure``'s tensor as a ``Reading``."""
         logits, probabilities, squeezed, scores, fused, quality, *taps = torch.split(
-            measured, self._widths, dim=1
+            measured, list(self._widths), dim=1
         )
         return Reading(
             logits, probabilities, squeezed, scores, fused[:, 0], quality[:, 0], tuple(taps)
@@ -219,11 +219,14 @@ def _squeezed(graph: onnx.ModelProto) -> onnx.NodeProto | None:
     """The node that doubles the batch, if there is one: it joins x and its squeezed view, whose
     difference is measured as well."""
     differences = {tuple(node.input) for node in graph.graph.node if node.op_type == "Sub"}
-    for node in graph.graph.node:
-        if node.op_type == "Concat" and tuple(reversed(node.input)) in differences:
-            if helper.get_node_attr_value(node, "axis") == 0:
-                return node
-    return None
+    doubling: list[onnx.NodeProto] = [
+        node
+        for node in graph.graph.node
+        if node.op_type == "Concat"
+        and tuple(reversed(node.input)) in differences
+        and helper.get_node_attr_value(node, "axis") == 0
+    ]
+    return doubling[0] if doubling else None
 
 
 def _unguarded(graph: onnx.ModelProto) -> onnx.ModelProto:

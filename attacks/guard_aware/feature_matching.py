@@ -13,56 +13,72 @@ from torch import Tensor
 from attacks.ball import Norm
 from attacks.gradient import OnFinding, refuse
 from attacks.guard_aware.search import (
-    Direction, benign_taps, follow, goals, guard_of, kinds, search,
-)  # fmt: skip
+    Direction,
+    benign_levels,
+    follow,
+    goals,
+    guard_of,
+    kinds,
+    levels,
+    search,
+)
 from attacks.guarded import GuardedModel, Reading
 from attacks.objective import CrossEntropy, Model
 from attacks.spec import (
-    Attacker, AttackSpec, Count, Fraction, GreyLevels, Need, Scene, Steps,
-)  # fmt: skip
+    Attacker,
+    AttackSpec,
+    Count,
+    Fraction,
+    GreyLevels,
+    Need,
+    Scene,
+    Steps,
+)
 
 
 @dataclass(frozen=True)
 class Guides:
     """What the attacker's images look like inside the network."""
 
-    taps: tuple[Tensor, ...]
-    """``float32[M, d_l]``."""
+    levels: tuple[Tensor, ...]
+    """``float32[M, d_l]`` each."""
     classes: Tensor
     """``int64[M]``."""
     scale: tuple[Tensor, ...]
     """``float32[d_l]``: one over the units' standard deviations."""
 
     @classmethod
-    def of(cls, taps: tuple[Tensor, ...], classes: Tensor) -> Guides:
+    def of(cls, levels: tuple[Tensor, ...], classes: Tensor) -> Guides:
         """Units that hardly vary count as those of median deviation do, not for infinitely much."""
         scale = []
-        for tap in taps:
-            deviation = tap.std(dim=0, unbiased=False)
+        for level in levels:
+            deviation = level.std(dim=0, unbiased=False)
             scale.append(1 / deviation.clamp(min=max(float(deviation.median()), 1e-6)))
-        return cls(taps, classes, tuple(scale))
+        return cls(levels, classes, tuple(scale))
 
-    def distances(self, taps: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> Tensor:
+    def distances(self, levels: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> Tensor:
         """``[N]``: squared standardised distances between pairs, averaged over units and summed
-        over taps."""
+        over levels."""
         return torch.stack(
             [
                 ((a - b) * scale).square().mean(dim=1)
-                for a, b, scale in zip(taps, others, self.scale, strict=True)
+                for a, b, scale in zip(levels, others, self.scale, strict=True)
             ]
         ).sum(dim=0)
 
-    def nearest(self, taps: tuple[Tensor, ...], classes: Tensor) -> tuple[Tensor, ...]:
-        """``float32[N, d_l]``: for each image the taps of the nearest guide of its class."""
+    def nearest(self, levels: tuple[Tensor, ...], classes: Tensor) -> tuple[Tensor, ...]:
+        """``float32[N, d_l]``: for each image the levels of the nearest guide of its class."""
         chosen = []
         for row, kind in enumerate(classes.tolist()):
-            mine = tuple(tap[row : row + 1] for tap in taps)
-            distance = self.distances(mine, self.taps).masked_fill(self.classes != kind, torch.inf)
+            mine = tuple(level[row : row + 1] for level in levels)
+            distance = self.distances(mine, self.levels).masked_fill(
+                self.classes != kind, torch.inf
+            )
             if distance.isinf().all():
                 raise ValueError(f"none of the attacker's images is of class {kind}; give some")
             chosen.append(distance.argmin())
         index = torch.stack(chosen)
-        return tuple(tap[index] for tap in self.taps)
+        return tuple(level[index] for level in self.levels)
 
 
 def feature_matching(
@@ -84,7 +100,9 @@ def feature_matching(
     """Signed steps on ``-sum_l ||(g_l(x) - g_l(guide)) / s_l||^2 / d_l``: the image comes to look,
     inside the network, like a benign one of the wanted class, whose answer it then gets.
 
-    The guide is the attacker's image of that class whose taps are nearest to the clean image's.
+    The guide is the attacker's image of that class that is nearest to the clean image by the same
+    measure. The paper matches one layer; a guard reads several, and the squeezed view, so all of
+    them are matched (``levels``).
 
     Args:
         model: counts the guard's passes if it is an ``Access``.
@@ -99,13 +117,13 @@ def feature_matching(
     with torch.no_grad():
         clean = guard.readings(pixels, model)
     wanted = goals(clean.logits, labels, targeted=targeted)
-    targets = guides.nearest(clean.taps, kinds(wanted))
+    targets = guides.nearest(levels(clean), kinds(wanted))
 
     def direction(_part: Scene, rows: Tensor) -> Direction:
-        mine, goal = tuple(tap[rows] for tap in targets), wanted[rows]
+        mine, goal = tuple(level[rows] for level in targets), wanted[rows]
 
         def towards(reading: Reading, x: Tensor, _number: int) -> Tensor:
-            value = -guides.distances(reading.taps, mine)
+            value = -guides.distances(levels(reading), mine)
             if weight:
                 value = value + weight * CrossEntropy(targeted=True)(reading.logits, goal)
             return follow(value, x)
@@ -141,7 +159,7 @@ class FeatureMatching(AttackSpec):
     restarts: Count = 1
 
     def prepare(self, attacker: Attacker) -> Guides:
-        return Guides.of(*benign_taps(guard_of(attacker), attacker.pixels, attacker.labels))
+        return Guides.of(*benign_levels(guard_of(attacker), attacker.pixels, attacker.labels))
 
     def attack(self, scene: Scene) -> Tensor:
         return feature_matching(

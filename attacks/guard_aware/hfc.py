@@ -16,13 +16,27 @@ from torch import Tensor
 from attacks.ball import Norm
 from attacks.gradient import OnFinding, refuse
 from attacks.guard_aware.search import (
-    Direction, benign_taps, follow, goals, guard_of, kinds, search,
-)  # fmt: skip
+    Direction,
+    benign_levels,
+    follow,
+    goals,
+    guard_of,
+    kinds,
+    levels,
+    search,
+)
 from attacks.guarded import GuardedModel, Reading
 from attacks.objective import CrossEntropy, Model
 from attacks.spec import (
-    Attacker, AttackSpec, Count, Fraction, GreyLevels, Need, Scene, Steps,
-)  # fmt: skip
+    Attacker,
+    AttackSpec,
+    Count,
+    Fraction,
+    GreyLevels,
+    Need,
+    Scene,
+    Steps,
+)
 
 FEWEST = 25
 """Images a component, below which its mean says more of single images than of a class."""
@@ -30,7 +44,7 @@ FEWEST = 25
 
 @dataclass(frozen=True)
 class Mixture:
-    """``sum_k π_k N(μ_k, S)`` of one class at one tap; the covariance is tied over components."""
+    """``sum_k π_k N(μ_k, S)`` of one class at one level; the covariance is tied over components."""
 
     log_weight: Tensor
     """``float32[k]``."""
@@ -67,7 +81,7 @@ class Mixture:
 
 
 Mixtures = dict[int, tuple[Mixture, ...]]
-"""By class, one mixture a tap."""
+"""By class, one mixture a level."""
 
 
 def hfc(
@@ -87,8 +101,9 @@ def hfc(
     on_finding: OnFinding = refuse,
 ) -> Tensor:
     """Signed steps on ``-CE(f(x), t) - λ sum_l ||(g_l(x) - μ_lk*) P_lk*||^2 / d_l`` with ``t`` the
-    target, or the class that the clean image is nearest to, ``g_l`` the taps and ``k*`` the most
-    likely component of the benign features of class ``t``.
+    target, or the class that the clean image is nearest to, ``g_l`` what the guard reads at every
+    depth and of the squeezed view (``levels``) and ``k*`` the likeliest component of benign images
+    of class ``t``.
 
     Args:
         model: counts the guard's passes if it is an ``Access``.
@@ -108,15 +123,15 @@ def hfc(
     if missing:
         raise ValueError(f"none of the attacker's images is of class {min(missing)}; give some")
 
-    def far(taps: tuple[Tensor, ...], classes: Tensor) -> Tensor:
-        """``[N]``: how untypical the taps are of each image's class."""
-        total = taps[0].new_zeros(len(classes))
-        for kind in classes.unique().tolist():
+    def far(features: tuple[Tensor, ...], classes: Tensor) -> Tensor:
+        """``[N]``: how untypical the features are of each image's class."""
+        total = features[0].new_zeros(len(classes))
+        for kind in sorted(set(classes.tolist())):
             rows = (classes == kind).nonzero()[:, 0]
             share = torch.stack(
                 [
-                    mixture.distance(tap[rows]) / tap.shape[1]
-                    for mixture, tap in zip(mixtures[kind], taps, strict=True)
+                    mixture.distance(level[rows]) / level.shape[1]
+                    for mixture, level in zip(mixtures[kind], features, strict=True)
                 ]
             )
             total = total.index_add(0, rows, share.sum(dim=0))
@@ -127,7 +142,7 @@ def hfc(
 
         def towards(reading: Reading, x: Tensor, _number: int) -> Tensor:
             value = CrossEntropy(targeted=True)(reading.logits, goal)
-            return follow(value - weight * far(reading.taps, kinds(goal)), x)
+            return follow(value - weight * far(levels(reading), kinds(goal)), x)
 
         return towards
 
@@ -162,13 +177,13 @@ class HFC(AttackSpec):
     restarts: Count = 1
 
     def prepare(self, attacker: Attacker) -> Mixtures:
-        taps, classes = benign_taps(guard_of(attacker), attacker.pixels, attacker.labels)
+        features, classes = benign_levels(guard_of(attacker), attacker.pixels, attacker.labels)
         return {
             kind: tuple(
-                Mixture.fit(tap[classes == kind], self.components, attacker.seed % 2**32)
-                for tap in taps
+                Mixture.fit(level[classes == kind], self.components, attacker.seed % 2**32)
+                for level in features
             )
-            for kind in classes.unique().tolist()
+            for kind in sorted(set(classes.tolist()))
         }
 
     def attack(self, scene: Scene) -> Tensor:

@@ -13,10 +13,12 @@ from torch import Tensor
 from attacks.ball import WHITE, Norm
 from attacks.gradient import OnFinding, refuse
 from attacks.guard_aware.search import Direction, follow, guard_of, search
-from attacks.guarded import FUSED, GuardedModel, Reading
-from attacks.objective import CrossEntropy, Model, Objective
+from attacks.guarded import GuardedModel, Reading
+from attacks.objective import CrossEntropy, Model, Objective, reached
 from attacks.spec import AttackSpec, Count, Fraction, GreyLevels, Need, Scene, Steps
 
+ADAPTATION = 1.2
+"""Factor by which λ changes at a step."""
 SHIFT = 2
 NOISE = 0.5
 """Of a draw: the largest shift, in pixels along each axis, and the deviation of the Gaussian noise,
@@ -43,7 +45,9 @@ def joint_pgd(
     on_finding: OnFinding = refuse,
 ) -> Tensor:
     """Signed steps on ``L(f(x), y) - λ relu(e(x) + c)`` with ``e`` the guard's excess over its
-    thresholds (``GuardedModel.excess``): the misdiagnosis pays, being flagged costs.
+    thresholds (``GuardedModel.excess``): the misdiagnosis pays, being flagged costs. No one λ suits
+    every image, so each has its own: it grows by ``ADAPTATION`` at a step that finds the image
+    wanted but held, and shrinks by as much at one that finds it not wanted.
 
     With more than one draw both terms are averaged over the image itself and random neighbours of
     it, slightly shifted and noised (expectation over transformations, Athalye et al. 2018, arXiv
@@ -56,7 +60,7 @@ def joint_pgd(
         labels: ``int64[N]`` or ``bool[N, L]``, to leave, or to reach if ``targeted``.
         epsilon: L-inf budget in grey levels.
         step: in grey levels.
-        weight: λ.
+        weight: λ of the first step.
         caution: c, in standard deviations of benign scores: how far below its thresholds the guard
             should be left.
         objective: L, the cross-entropy by default.
@@ -65,20 +69,27 @@ def joint_pgd(
     """
     loss = CrossEntropy(targeted) if objective is None else objective
 
-    def value(reading: Reading, part: Scene) -> Tensor:
-        repeats = len(reading.fused) // len(part.labels)
-        wanted = loss(reading.logits, part.labels.repeat(repeats, *[1] * (labels.ndim - 1)))
-        seen = torch.relu(guard.excess(reading, FUSED) + caution)
-        return (wanted - weight * seen).view(repeats, -1).sum(dim=0)
-
     def direction(part: Scene, _rows: Tensor) -> Direction:
+        lambdas = pixels.new_full((len(part.labels),), weight)
+
+        def value(reading: Reading) -> Tensor:
+            repeats = len(reading.fused) // len(part.labels)
+            wanted = loss(reading.logits, part.labels.repeat(repeats, *[1] * (labels.ndim - 1)))
+            seen = torch.relu(guard.excess(reading) + caution)
+            return (wanted - lambdas.repeat(repeats) * seen).view(repeats, -1).sum(dim=0)
+
         def towards(reading: Reading, x: Tensor, number: int) -> Tensor:
-            total = value(reading, part)
+            with torch.no_grad():
+                won = reached(reading.logits, part.labels, targeted=targeted)
+                held = guard.excess(reading) > -caution
+                lambdas.mul_(torch.where(won & held, ADAPTATION, 1.0))
+                lambdas.div_(torch.where(won, 1.0, ADAPTATION))
+            total = value(reading)
             if draws > 1:
                 others = [
                     neighbour(x, part.seeds, number * draws + draw) for draw in range(1, draws)
                 ]
-                total = total + value(guard.readings(torch.cat(others), part.model), part)
+                total = total + value(guard.readings(torch.cat(others), part.model))
             return follow(total, x)
 
         return towards
@@ -127,7 +138,7 @@ class JointPGD(AttackSpec):
     """Step / ε."""
     steps: Steps = 100
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """λ of the guard's loss."""
+    """λ of the guard's loss, of the first step."""
     caution: Annotated[float, Field(ge=0, json_schema_extra={"unit": "standard deviations"})] = 0.25
     """How far below its thresholds the guard should be left."""
     eot: bool = False

@@ -189,11 +189,19 @@ def guard_of(scene: Scene | Attacker) -> GuardedModel:
     return scene.guard
 
 
-def benign_taps(
+def levels(reading: Reading) -> tuple[Tensor, ...]:
+    """``float32[N, d_l]`` each: all that a guard's detectors look at, the taps in network order
+    and, where there is a squeezed view, that view's logits. An attack that hides its features at
+    every depth but not there is caught by the two views' disagreement."""
+    squeezed = reading.squeezed_logits
+    return (*reading.taps, squeezed) if squeezed.shape[1] else reading.taps
+
+
+def benign_levels(
     guard: GuardedModel, pixels: Iterable[Tensor], labels: Tensor
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Taps ``float32[M, d_l]`` of the attacker's own images and their classes ``int64[M]``, those
-    that the model diagnoses rightly. Images may differ in size, so each is read alone."""
+    """``levels`` of the attacker's own images, those that the model diagnoses rightly, and their
+    classes ``int64[M]``. Images may differ in size, so each is read alone."""
     with torch.no_grad():
         readings = [guard.readings(image[None]) for image in pixels]
     right = torch.cat(
@@ -204,7 +212,5 @@ def benign_taps(
     )
     if not right.any():
         raise ValueError("the model diagnoses none of the attacker's images rightly; give others")
-    taps = tuple(
-        torch.cat(level)[right] for level in zip(*(r.taps for r in readings), strict=True)
-    )
-    return taps, kinds(labels)[right]
+    joined = zip(*(levels(reading) for reading in readings), strict=True)
+    return tuple(torch.cat(level)[right] for level in joined), kinds(labels)[right]
