@@ -11,24 +11,32 @@ from torch.fx.experimental.optimization import fuse
 from models.diagnostic import DiagnosticModel
 from models.head import class_logits
 from models.spec import ModelSpec
+from models.thin_convolution import ThinConvolution
 
 
 class Victim(nn.Module):
     """``uint8 or float[N, H, W, 1 or 3]`` pixels in grey levels to ``float32[N, K]`` class logits.
 
-    Batch normalisation is folded into the convolutions and memory is laid out channels-last: the
-    same function to float32 rounding, a third cheaper to differentiate on a CPU. Weights want no
+    Batch normalisation is folded into the convolutions, memory is laid out channels-last and the
+    first convolution's input gradient is computed as a convolution (``ThinConvolution``): the same
+    function to float32 rounding, a third cheaper to differentiate on a CPU. Weights want no
     gradients.
     """
 
     def __init__(self, model: DiagnosticModel, device: str = "cpu") -> None:
         super().__init__()
+        self._made_from = (model, device)  # a tuple, so that torch does not count it as a part
         self.spec: ModelSpec = model.spec
         self.preprocess = model.preprocess
         self.network = _folded(model.network)
         self.to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub
         self.eval().requires_grad_(False)
+
+    def __reduce__(self) -> tuple[type[Victim], tuple[DiagnosticModel, str]]:
+        """As what it was made from: a folded network is a generated class, which no other process
+        has."""
+        return Victim, self._made_from
 
     def forward(self, pixels: Tensor) -> Tensor:
         return class_logits(self.network(self.preprocess(pixels)), self.spec.head)
@@ -39,5 +47,8 @@ def _folded(network: nn.Module) -> nn.Module:
     try:
         folded: nn.Module = fuse(network)
     except Exception:  # whatever a network that cannot be traced raises: it stays as it is
-        return network
+        folded = network
+    for name, module in list(folded.named_modules()):
+        if name and ThinConvolution.fits(module):
+            folded.set_submodule(name, ThinConvolution(module))
     return folded
