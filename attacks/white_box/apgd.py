@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from math import ceil
 
 import torch
 from torch import Tensor
@@ -107,17 +106,18 @@ class _Found:
     def nothing(cls, pixels: Tensor) -> _Found:
         return cls(
             pixels.detach().clone(),
-            torch.full((len(pixels),), -torch.inf, dtype=torch.float64, device=pixels.device),
+            torch.full((len(pixels),), -torch.inf, device=pixels.device),
             torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device),
         )
 
     def offer(self, rows: Tensor, pixels: Tensor, value: Tensor, fooled: Tensor) -> None:
         """Candidates for the images at ``rows``, ``int64[M]``."""
+        value = value.to(self.value)
         had = self.fooled[rows]
         better = (fooled & ~had) | ((fooled == had) & (value > self.value[rows]))
         places = rows[better]
         self.pixels[places] = pixels[better]
-        self.value[places] = value[better].double()
+        self.value[places] = value[better]
         self.fooled[places] = fooled[better]
 
 
@@ -200,11 +200,13 @@ class _Climbers:
 def checkpoints(steps: int) -> dict[int, int]:
     """Checkpoints ``w_j = ceil(p_j * steps)`` of section 3.1, each with the steps since the one
     before: ``p_0 = 0``, ``p_1 = 0.22``, ``p_(j+1) = p_j + max(p_j - p_(j-1) - 0.03, 0.06)``."""
-    before, p, since, spans = 0.0, 0.22, 0, {}
-    while (w := ceil(p * steps)) <= steps and p < 1:
+    # in whole hundredths: 0.22 + 0.19 + 0.16 is not 0.57 in floating point
+    before, p, since, spans = 0, 22, 0, {}
+    while p < 100:
+        w = -(-p * steps // 100)
         if w > since:
             spans[w] = w - since
-        before, p, since = p, p + max(p - before - 0.03, 0.06), w
+        before, p, since = p, p + max(p - before - 3, 6), w
     return spans
 
 
