@@ -74,7 +74,7 @@ class Guidance:
     def note(self, gradient: Tensor, arrived: Tensor) -> Tensor:
         """``bool[N]``: whose gradient is finite. A zero one is an ailment unless ``arrived``, the
         ``bool[N]`` of images that have reached their goal."""
-        largest = torch.linalg.vector_norm(gradient, ord=float("inf"), dim=(1, 2, 3))
+        largest: Tensor = torch.linalg.vector_norm(gradient, ord=float("inf"), dim=(1, 2, 3))
         finite = largest.isfinite()
         self._not_finite |= ~finite
         self._zero |= (largest == 0) & ~arrived

@@ -6,8 +6,6 @@ reader takes for the device's.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor
 from attacks.ball import WHITE, Ball, Norm
 from attacks.gradient import OnFinding, ascend, refuse
 from attacks.objective import CrossEntropy, Model
-from attacks.separable import separable
 from attacks.spec import AttackSpec, Fraction, GreyLevels, Scene, Steps
 
 ROUNDS = 5
@@ -54,7 +51,9 @@ def low_pass(
 
     Returns ``float32[N, H, W, C]`` in ``[x - ε, x + ε] ∩ [0, 255]``.
     """
-    smooth = low_frequencies(pixels, cutoff)
+
+    def smooth(change: Tensor) -> Tensor:
+        return low_frequencies(change, cutoff)
 
     def fit(x: Tensor) -> Tensor:
         change = x - pixels
@@ -83,20 +82,18 @@ def low_pass(
     return attacked.clamp(0, WHITE)
 
 
-def low_frequencies(pixels: Tensor, cutoff: float) -> Callable[[Tensor], Tensor]:
-    """P for images of the shape of ``pixels``: the orthogonal projection onto the lowest share
-    ``cutoff`` of the cosine frequencies in each direction."""
-    rows, columns = (_cosines(side, cutoff).to(pixels.device) for side in pixels.shape[1:3])
-    return lambda change: separable(rows.T, columns.T, separable(rows, columns, change))
-
-
-def _cosines(side: int, cutoff: float) -> Tensor:
-    """``float64[K, side]``: the first K vectors of the orthonormal DCT-II, K at least 1."""
-    frequency = torch.arange(max(1, round(cutoff * side)), dtype=torch.float64)[:, None]
-    place = torch.arange(side, dtype=torch.float64)[None] + 0.5
-    basis = torch.cos(math.pi / side * frequency * place) * math.sqrt(2 / side)
-    basis[0] /= math.sqrt(2)
-    return basis
+def low_frequencies(change: Tensor, cutoff: float) -> Tensor:
+    """P: the orthogonal projection of ``[N, H, W, C]`` onto the lowest share ``cutoff`` (at least
+    one) of the frequencies of the discrete cosine transform (DCT-II), along rows and columns."""
+    kept = change.double()
+    for axis in (1, 2):
+        side = change.shape[axis]
+        # the cosine transform of a line is the Fourier transform of the line and its mirror image
+        spectrum = torch.fft.rfft(torch.cat([kept, kept.flip(axis)], dim=axis), dim=axis)
+        count = max(1, round(cutoff * side))
+        low = spectrum.narrow(axis, 0, min(count, side))
+        kept = torch.fft.irfft(low, n=2 * side, dim=axis).narrow(axis, 0, side)
+    return kept.to(change.dtype).contiguous()
 
 
 class LowPass(AttackSpec):

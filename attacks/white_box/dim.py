@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.ball import Ball, Norm
 from attacks.gradient import OnFinding, ascend, refuse
 from attacks.objective import CrossEntropy, Model
-from attacks.separable import separable
 from attacks.spec import AttackSpec, Fraction, GreyLevels, Scene, Steps
 from attacks.white_box.mim import Decay
 
@@ -69,43 +68,59 @@ def diversity(
     seeds: Sequence[int], probability: float, rate: float
 ) -> Callable[[Tensor, int], Tensor]:
     """T of section 3.3, on pixels and the step's number: each image with ``probability`` resized
-    (bilinear) to a size drawn from [rate, 1] of its own and put at a random place on black.
+    (bilinear) to a size of its own drawn from [rate, 1] and put at a random place on black.
 
-    The paper pads to a canvas larger than the image; here the canvas is the image's size, because a
-    model's own resizing would undo the rest. What an image meets depends on its seed and the step.
+    The paper pads to a canvas larger than the image; here the canvas keeps the image's size, which
+    every model takes. What an image meets depends on its seed and the step.
     """
 
     def transform(pixels: Tensor, number: int) -> Tensor:
         height, width = pixels.shape[1:3]
-        rows, columns = [], []
-        for seed in seeds:
+        boxes = np.zeros((len(seeds), 4), dtype=np.int64)
+        for row, seed in enumerate(seeds):
             rng = np.random.default_rng((seed, STREAM, number))
             smaller = rng.integers(int(rate * height), height, endpoint=True) / height
             scale = smaller if rng.random() < probability else 1.0
-            for side, matrices in ((height, rows), (width, columns)):
-                inner = max(1, round(side * scale))
-                offset = int(rng.integers(0, side - inner, endpoint=True))
-                matrices.append(placed(side, inner, offset))
-        return separable(
-            torch.from_numpy(np.stack(rows)).to(pixels.device),
-            torch.from_numpy(np.stack(columns)).to(pixels.device),
-            pixels,
-        )
+            inner = np.maximum(1, np.rint(np.array([height, width]) * scale)).astype(np.int64)
+            offset = rng.integers(0, np.array([height, width]) - inner, endpoint=True)
+            boxes[row] = *inner, *offset
+        return placed(pixels, torch.from_numpy(boxes).to(pixels.device))
 
     return transform
 
 
-def placed(side: int, inner: int, offset: int) -> npt.NDArray[np.float64]:
-    """``float64[side, side]``: maps a line of ``side`` pixels to ``inner`` pixels, bilinear between
-    pixel centres, that begin at ``offset``; zeros elsewhere."""
-    centre = np.clip((np.arange(inner) + 0.5) * side / inner - 0.5, 0, side - 1)
-    lower = np.floor(centre).astype(np.int64)
-    upper = np.minimum(lower + 1, side - 1)
-    line = np.arange(inner)
-    matrix = np.zeros((side, side))
-    np.add.at(matrix, (offset + line, lower), 1 - (centre - lower))
-    np.add.at(matrix, (offset + line, upper), centre - lower)
-    return matrix
+def placed(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """Every image resized into a box of its own on a black canvas of its old size; bilinear between
+    pixel centres, differentiable.
+
+    Args:
+        pixels: ``float32[N, H, W, C]``.
+        boxes: ``int64[N, 4]``: height, width, top and left of each box in pixels.
+    """
+    height, width = pixels.shape[1:3]
+    vertical, above = _look_up(height, boxes[:, 0], boxes[:, 2])
+    horizontal, beside = _look_up(width, boxes[:, 1], boxes[:, 3])
+    grid = torch.stack(
+        [
+            horizontal[:, None].expand(-1, height, -1),
+            vertical[:, :, None].expand(-1, -1, width),
+        ],
+        dim=3,
+    )
+    # double: the sign of a small gradient must not depend on how a batch's size orders the sums
+    resized = functional.grid_sample(
+        pixels.permute(0, 3, 1, 2).double(), grid, padding_mode="border", align_corners=False
+    )
+    canvas = resized * (above[:, None, :, None] & beside[:, None, None])
+    return canvas.permute(0, 2, 3, 1).to(pixels.dtype).contiguous()
+
+
+def _look_up(side: int, inner: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each of ``side`` canvas pixels looks in the image, ``float64[N, side]`` from -1 to
+    1 as ``grid_sample`` counts, and whether each lies in the box, ``bool[N, side]``."""
+    place = torch.arange(side, device=inner.device)[None] - offset[:, None]
+    within = (place >= 0) & (place < inner[:, None])
+    return (2 * place.double() + 1) / inner[:, None] - 1, within
 
 
 class DIM(AttackSpec):

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.ball import Ball, Norm
 from attacks.gradient import OnFinding, ascend, refuse
 from attacks.objective import CrossEntropy, Model
-from attacks.separable import separable, toeplitz
 from attacks.spec import AttackSpec, Fraction, GreyLevels, Scene, Steps
 from attacks.white_box.mim import Decay
 
@@ -61,12 +61,20 @@ def tim(
 
 
 def blur(pixels: Tensor, kernel: int, sigmas: float) -> Callable[[Tensor], Tensor]:
-    """Convolution with W for images of the shape of ``pixels``; zeros beyond the edge."""
-    height, width = pixels.shape[1:3]
-    line = gaussian(kernel, sigmas)
-    rows = toeplitz(line, height).to(pixels.device)
-    columns = toeplitz(line, width).to(pixels.device)
-    return lambda gradient: separable(rows, columns, gradient)
+    """Convolution with W for images of as many channels as ``pixels``; zeros beyond the edge."""
+    channels = pixels.shape[3]
+    line = gaussian(kernel, sigmas).to(pixels.device).repeat(channels, 1, 1)
+    rows, columns = line[..., None], line[:, :, None]
+    reach = kernel // 2
+
+    def convolved(gradient: Tensor) -> Tensor:
+        # double: the sign of a small gradient must not depend on how a batch's size orders the sums
+        planes = gradient.permute(0, 3, 1, 2).double()
+        planes = functional.conv2d(planes, rows, padding=(reach, 0), groups=channels)
+        planes = functional.conv2d(planes, columns, padding=(0, reach), groups=channels)
+        return planes.permute(0, 2, 3, 1).to(gradient.dtype).contiguous()
+
+    return convolved
 
 
 def gaussian(kernel: int, sigmas: float) -> Tensor:

@@ -71,15 +71,15 @@ def test_without_memory_momentum_is_the_basic_iterative_method(task):
     torch.testing.assert_close(forgetful, bim(task.model, task.pixels, task.labels, **arguments))
 
 
-@pytest.mark.parametrize(("side", "inner", "offset"), [(16, 16, 0), (16, 14, 1), (9, 5, 4)])
-def test_the_resize_is_torchs_bilinear_one_and_the_rest_is_black(side, inner, offset):
-    image = torch.rand(1, 1, side, side, dtype=torch.float64)
-    matrix = torch.from_numpy(placed(side, inner, offset))
-    mapped = matrix @ image @ matrix.T
-    resized = functional.interpolate(image, size=(inner, inner), mode="bilinear")
-    after = side - inner - offset
-    expected = functional.pad(resized, (offset, after, offset, after))
-    torch.testing.assert_close(mapped, expected)
+def test_the_resize_is_torchs_bilinear_one_and_the_rest_is_black():
+    image = torch.rand(3, 16, 9, 2) + 1
+    boxes = torch.tensor([[16, 9, 0, 0], [14, 7, 1, 2], [5, 4, 11, 0]])
+    for i, (height, width, top, left) in enumerate(boxes.tolist()):
+        planes = image[i : i + 1].permute(0, 3, 1, 2)
+        resized = functional.interpolate(planes, size=(height, width), mode="bilinear")
+        margins = (left, 9 - width - left, top, 16 - height - top)
+        expected = functional.pad(resized, margins).permute(0, 2, 3, 1)
+        torch.testing.assert_close(placed(image, boxes)[i : i + 1], expected)
 
 
 def test_diversity_is_the_images_and_the_steps_own_and_as_frequent_as_asked():
@@ -135,6 +135,19 @@ def test_a_kernel_without_a_middle_is_refused():
         named("tim", 1.0, {"kernel": 4})
 
 
+def test_the_low_frequencies_are_the_first_cosines():
+    def kept(side: int) -> Tensor:
+        wave = torch.arange(max(1, round(0.3 * side)), dtype=torch.float64)[:, None]
+        place = torch.arange(side, dtype=torch.float64) + 0.5
+        basis = torch.cos(torch.pi / side * wave * place)
+        return torch.linalg.pinv(basis) @ basis
+
+    image = torch.rand(2, 13, 20, 3)
+    expected = torch.einsum("ij,kl,njlc->nikc", kept(13), kept(20), image.double())
+    torch.testing.assert_close(low_frequencies(image, 0.3).double(), expected)
+    torch.testing.assert_close(low_frequencies(image, 1.0), image)
+
+
 def spectrum(change: Tensor) -> Tensor:
     """``[N, H, W]``: the power of each cosine frequency, by an FFT of the mirrored image."""
     plane = change[..., 0].double()
@@ -166,11 +179,12 @@ def test_only_where_black_and_white_cut_it_off_is_a_low_pass_change_not_its_own(
     assert attacked.min() == 0
     assert attacked.max() == 255
     change = attacked - task.pixels
-    smooth = low_frequencies(task.pixels, 0.25)
     free = (task.pixels > 4) & (task.pixels < 251)
     # inside, the change is what some low-pass image is there
     corner = ~free[0, ..., 0]
-    basis = smooth(torch.eye(256).view(256, 16, 16, 1))[:, ~corner].squeeze(-1).double()
+    basis = (
+        low_frequencies(torch.eye(256).view(256, 16, 16, 1), 0.25)[:, ~corner].squeeze(-1).double()
+    )
     inside = change[0][~corner].squeeze(-1).double()
     solution = torch.linalg.lstsq(basis.T, inside[:, None], driver="gelsd").solution
     torch.testing.assert_close(basis.T @ solution, inside[:, None], rtol=0, atol=1e-3)
