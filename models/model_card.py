@@ -71,6 +71,13 @@ def judge(model: DiagnosticModel, test: Loaded) -> Report:
     )
 
 
+SURROGATE = (
+    "A surrogate: an attacker's stand-in for transfer attacks, not a model to be guarded or "
+    "served. Its patients are those that a model of `lazaret train --seed {seed}` on the same data "
+    "was never shown; that model's guard may be calibrated on them."
+)
+
+
 def model_card(spec: ModelSpec, report: Report, data: str, licence: str, recipe: Recipe) -> str:
     """Markdown."""
     recall = [
@@ -78,7 +85,10 @@ def model_card(spec: ModelSpec, report: Report, data: str, licence: str, recipe:
         for name, share in zip(spec.classes, report.recall, strict=True)
     ]
     height, width = spec.preprocessing.size
-    steps = ", ".join(f"{key} {value}" for key, value in asdict(recipe).items())
+    steps = ", ".join(
+        f"{key} {value}" for key, value in asdict(recipe).items() if key != "surrogate"
+    )
+    calibration = "" if recipe.surrogate else "; the guard is never calibrated on them"
     return "\n".join(
         [
             f"# {spec.name} {spec.version}",
@@ -90,8 +100,9 @@ def model_card(spec: ModelSpec, report: Report, data: str, licence: str, recipe:
             "",
             f"- Data: {data}. Licence of the images: {licence}.",
             f"- Trained on the images of {len(spec.trained_on)} patients (or sources), which "
-            "`model.json` lists as digests; the guard is never calibrated on them.",
+            f"`model.json` lists as digests{calibration}.",
             f"- Recipe: {steps}.",
+            *(["- " + SURROGATE.format(seed=recipe.seed)] if recipe.surrogate else []),
             "",
             f"On {report.images} test images of {report.patients} patients, none of them seen in "
             "training (95 % Clopper-Pearson intervals over images):",

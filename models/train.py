@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,30 @@ class Recipe:
     shift: float = 0.05
     contrast: float = 0.2
     seed: int = 0
+    surrogate: bool = False
+    """An attacker's model: trained on exactly the patients that a model of the same seed and
+    ``held_back`` is never shown, from weights of its own."""
+
+
+SURROGATE_WEIGHTS = 1_000_003
+"""Added to the seed of a surrogate's weights, order and augmentation, which nothing ties to those
+of the model it stands in for."""
+
+
+def shown_and_fitted(
+    groups: Sequence[str], recipe: Recipe
+) -> tuple[list[int], list[int], list[int]]:
+    """Places in ``groups`` of the images that training sees: all, those that fit the weights and
+    those that choose the epoch. No patient is in both of the last two."""
+    places = [bucket(group, recipe.seed) for group in groups]
+    low, high = (0.0, recipe.held_back) if recipe.surrogate else (recipe.held_back, 1.0)
+    edge = low + recipe.validation * (high - low)
+    shown = [i for i, place in enumerate(places) if low <= place < high]
+    return (
+        shown,
+        [i for i in shown if places[i] >= edge],
+        [i for i in shown if places[i] < edge],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +92,18 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> DiagnosticModel:
-    """Train on the patients that ``recipe`` does not hold back and return the best epoch's model.
+    """Train on the patients that ``recipe`` does not hold back (a surrogate: on those that it does)
+    and return the best epoch's model.
 
     Its ``spec.trained_on`` lists the patients whose images it saw. Deterministic for a seed on one
     machine and number of threads.
     """
-    torch.manual_seed(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    places = [bucket(example.group, recipe.seed) for example in loaded.examples]
-    shown = [i for i, place in enumerate(places) if place >= recipe.held_back]
-    edge = recipe.held_back + recipe.validation * (1 - recipe.held_back)
-    fitted = [i for i in shown if places[i] >= edge]
-    validated = [i for i in shown if places[i] < edge]
+    seed = recipe.seed + (SURROGATE_WEIGHTS if recipe.surrogate else 0)
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    shown, fitted, validated = shown_and_fitted(
+        [example.group for example in loaded.examples], recipe
+    )
     spec = spec.model_copy(
         update={
             "factory": "models.resnet:resnet",

@@ -13,7 +13,7 @@ from attacks.ball import WHITE, Norm, size
 from attacks.black_box.noise import Noise
 from attacks.black_box.questions import Questions
 from attacks.objective import Model
-from attacks.spec import AttackSpec, Count, Fraction, Kind, Need, Scene
+from attacks.spec import AttackSpec, Count, Fraction, GreyLevels, Kind, Need, Scene
 
 STREAM = 1_000_000
 """Of the walk's noise; the starting points have the streams from 0."""
@@ -31,10 +31,11 @@ def boundary(
     *,
     queries: int,
     seeds: Sequence[int],
-    spherical_step: float = 0.1,
-    source_step: float = 0.05,
+    spherical_step: float = 0.3,
+    source_step: float = 0.1,
+    visible_step: float = 0.1,
     adaptation: float = 1.5,
-    check_every: int = 5,
+    check_every: int = 10,
     starts: int = 50,
     epsilon: float | None = None,
     targeted: bool = False,
@@ -47,8 +48,10 @@ def boundary(
     ``adaptation ** (won - wanted rate)``, which rests at the wanted rate as the paper's windowed
     counts do, without waiting for a window to fill.
 
-    Steps below a grey level are invisible to a model that is sent files; what is returned is a
-    point that was asked about, and it rounds to the file that the model answered for.
+    A step that changes pixels by far less than a grey level is invisible to a model that is sent
+    files: the answer would be the last one's, a win, and teach nothing. ``visible_step`` is
+    therefore a floor of δ. What is returned is a point that was asked about, and it rounds to the
+    file that the model answered for.
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
@@ -57,6 +60,8 @@ def boundary(
         seeds: one non-negative integer an image.
         spherical_step: first δ, as a share of the distance.
         source_step: first ε, as a share of the distance.
+        visible_step: floor of ``δ d / √pixels``, the r.m.s. change of a pixel by a step along the
+            sphere, in grey levels; 0 is the paper.
         check_every: ask also about the step along the sphere alone in every so many steps; δ is
             adapted by these.
         starts: noise images to try as a first point.
@@ -78,16 +83,17 @@ def boundary(
         if len(rows) == 0:
             return questions.closest(epsilon)
         source, x = questions.source[rows], questions.best[rows]
+        distance = size(x - source, Norm.L2)
+        visible = visible_step * x[0].numel() ** 0.5 / distance
+        delta[rows] = torch.maximum(delta[rows], visible).clamp(max=1)
         around = _along_sphere(x, source, delta[rows], noise.normal(rows, x))
         if number % check_every == 0:
             won = questions.ask(around, rows)
             delta[rows] *= adaptation ** (won.to(delta.dtype) - SPHERICAL_RATE)
-        distance = size(x - source, Norm.L2)
         closer = ((1 - inward[rows]) * distance / size(around - source, Norm.L2)).clamp(max=1)
         won = questions.ask(source + closer[:, None, None, None] * (around - source), rows)
         inward[rows] *= adaptation ** (won.to(inward.dtype) - SOURCE_RATE)
         inward.clamp_(max=0.5)
-        delta.clamp_(max=1)
         number += 1
 
 
@@ -115,13 +121,15 @@ class Boundary(AttackSpec):
     method: Literal["boundary"] = "boundary"
     norm: Literal[Norm.L2] = Norm.L2
     queries: Count = 5000
-    spherical_step: Fraction = 0.1
+    spherical_step: Fraction = 0.3
     """First step along the sphere, as a share of the distance."""
-    source_step: Fraction = 0.05
+    source_step: Fraction = 0.1
     """First step towards the source, as a share of the distance."""
+    visible_step: GreyLevels = 0.1
+    """Least r.m.s. change of a pixel by a step along the sphere; 0 is the paper."""
     adaptation: Annotated[float, Field(gt=1, le=10)] = 1.5
     """Factor between a step size after a win and after a loss."""
-    check_every: Count = 5
+    check_every: Count = 10
     """Every so many steps the step along the sphere is asked about alone."""
     starts: Count = 50
     """Noise images to try before giving up."""
@@ -135,6 +143,7 @@ class Boundary(AttackSpec):
             seeds=scene.seeds,
             spherical_step=self.spherical_step,
             source_step=self.source_step,
+            visible_step=self.visible_step,
             adaptation=self.adaptation,
             check_every=self.check_every,
             starts=self.starts,

@@ -29,7 +29,7 @@ def hopskipjump(
     seeds: Sequence[int],
     norm: Norm = Norm.L2,
     samples: int = 100,
-    probe: float = 0.5,
+    probe: float = 1.0,
     starts: int = 50,
     epsilon: float | None = None,
     targeted: bool = False,
@@ -146,7 +146,7 @@ class HopSkipJump(AttackSpec):
     queries: Count = 5000
     samples: Count = 100
     """Decisions in the first estimate of the boundary's normal; the t-th takes √t times more."""
-    probe: GreyLevels = 0.5
+    probe: GreyLevels = 1.0
     """Least r.m.s. change of a pixel in a probe. 0 is the paper, whose probes no file can show."""
     starts: Count = 50
     """Noise images to try before giving up."""

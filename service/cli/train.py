@@ -9,25 +9,47 @@ import typer
 
 EXAMPLE = "Example: lazaret train --data scans --out models/mine --name mine"
 
+WIDTHS, BLOCKS = "32,64,128,192", "2,2,2,2"
+SURROGATE_WIDTHS, SURROGATE_BLOCKS = "24,48,96,192", "1,2,3,1"
+
 
 def train(
     data: Annotated[Path, typer.Option(help="Folder of labelled images.")],
     out: Annotated[Path, typer.Option(help="Folder to write the model into; must not exist.")],
-    name: Annotated[str, typer.Option(help="The model's name: lower case, digits, - and _.")],
+    name: Annotated[
+        str,
+        typer.Option(help="The model's name: lower case, digits, - and _; by default --out's."),
+    ] = "",
     size: Annotated[int, typer.Option(help="Side of the network's square input in pixels.")] = 224,
     channels: Annotated[int, typer.Option(help="1 for gray images, 3 for colour.")] = 1,
-    widths: Annotated[str, typer.Option(help="Channels of each residual stage.")] = "32,64,128,192",
-    blocks: Annotated[str, typer.Option(help="Blocks of each residual stage.")] = "2,2,2,2",
+    widths: Annotated[
+        str, typer.Option(help="Channels of each residual stage.", show_default=WIDTHS)
+    ] = "",
+    blocks: Annotated[
+        str, typer.Option(help="Blocks of each residual stage.", show_default=BLOCKS)
+    ] = "",
     epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = 18,
     licence: Annotated[str, typer.Option(help="Licence of the images, for the card.")] = "unstated",
     seed: Annotated[int, typer.Option(help="Fixes splits, weights and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    surrogate: Annotated[
+        bool,
+        typer.Option(
+            "--surrogate",
+            help="An attacker's stand-in for transfer attacks: other patients than a model of the "
+            "same --seed, other weights, another network "
+            f"({SURROGATE_WIDTHS} and {SURROGATE_BLOCKS}).",
+        ),
+    ] = False,
 ) -> None:
     """Train a residual network from scratch on a labelled folder.
 
     Patients are never split between training and testing. 40 % of the training patients are kept
     back for the guard, 12 % of the rest choose the epoch to keep. The model is tested on the
     `test` split and written as model.json, weights.safetensors, model.onnx and card.md.
+
+    With --surrogate it is an attacker's: trained on just those 40 %, for
+    `lazaret attack --attacks transfer:surrogate=OUT,eps=1/255`.
     """
     from service.cli.offline import console, load, progress_bars, workshop
 
@@ -37,7 +59,7 @@ def train(
         from models.model_card import judge
         from models.save import save_model
         from models.spec import ModelSpec, Preprocessing
-        from models.train import Epoch, Recipe
+        from models.train import Epoch, Recipe, shown_and_fitted
         from models.train import train as fit_network
 
         if out.exists():
@@ -52,7 +74,7 @@ def train(
             if example.key not in tested and (example.split == "train" or not declared)
         ]
         spec = ModelSpec(
-            name=name,
+            name=name or out.resolve().name,
             classes=dataset.classes,
             preprocessing=Preprocessing(
                 channels=3 if channels == 3 else 1,
@@ -61,16 +83,16 @@ def train(
                 std=(0.25,) * channels,
             ),
             arguments={
-                "widths": [int(width) for width in widths.split(",")],
-                "blocks": [int(depth) for depth in blocks.split(",")],
+                "widths": _numbers(widths or (SURROGATE_WIDTHS if surrogate else WIDTHS)),
+                "blocks": _numbers(blocks or (SURROGATE_BLOCKS if surrogate else BLOCKS)),
             },
         )
-        recipe = Recipe(epochs=epochs, seed=seed)
+        recipe = Recipe(epochs=epochs, seed=seed, surrogate=surrogate)
         with progress_bars() as progress:
             loaded = load(progress, training)
             judged = load(progress, test)
-            share = (1 - recipe.held_back) * (1 - recipe.validation)
-            task = progress.add_task("training", total=int(len(loaded.images) * share) * epochs)
+            _, fitted, _ = shown_and_fitted([e.group for e in loaded.examples], recipe)
+            task = progress.add_task("training", total=len(fitted) * epochs)
 
             def on_epoch(epoch: Epoch) -> None:
                 console.print(
@@ -90,3 +112,7 @@ def train(
         report = judge(model, judged)
         save_model(model, out, report, data=data.resolve().name, licence=licence, recipe=recipe)
         console.print(f"{out}: accuracy {report.accuracy.described} on {report.images} test images")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]

@@ -1,0 +1,64 @@
+"""``lazaret train``: who is shown to a model, and who to the surrogate that attacks it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.datasets import group_digest, read_dataset
+from models.diagnostic import DiagnosticModel
+from models.load import load_model
+from models.model_card import Report, Share, model_card
+from models.phantom.dataset import write_dataset
+from models.spec import ModelSpec, Preprocessing
+from models.train import Recipe, shown_and_fitted
+from service.cli import app
+
+PATIENTS = [f"patient {i}" for i in range(300)]
+
+
+def shown(**recipe: object) -> set[int]:
+    everyone, fitted, validated = shown_and_fitted(PATIENTS, Recipe(**recipe))
+    assert set(fitted) | set(validated) == set(everyone)
+    assert not set(fitted) & set(validated)
+    return set(everyone)
+
+
+def test_a_surrogate_is_shown_just_the_patients_that_the_model_of_its_seed_is_not() -> None:
+    model, surrogate = shown(seed=3), shown(seed=3, surrogate=True)
+    assert model.isdisjoint(surrogate)
+    assert model | surrogate == set(range(300))
+    assert 0.3 < len(surrogate) / 300 < 0.5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), 80, seed=5).parent
+
+
+def test_the_command_makes_a_surrogate_that_loads(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stand-in"
+    command = ["train", "--data", data, "--out", out, "--size", 32, "--epochs", 1, "--surrogate"]
+    done = CliRunner().invoke(app, [str(part) for part in command])
+    assert done.exit_code == 0, done.output
+    spec = ModelSpec.read(out / "model.json")
+    assert spec.name == "stand-in"
+    training = [e.group for e in read_dataset(data).examples if e.split == "train"]
+    victims, _, _ = shown_and_fitted(training, Recipe())
+    assert spec.trained_on
+    assert not set(spec.trained_on) & {group_digest(training[i]) for i in victims}
+    model = load_model(str(out))
+    assert isinstance(model, DiagnosticModel)
+    assert model(torch.zeros(2, 40, 40, 1)).shape == (2, 2)
+    card = (out / "card.md").read_text()
+    assert "A surrogate: an attacker's stand-in" in card
+    assert "never calibrated" not in card
+
+
+def test_other_cards_say_nothing_of_surrogates() -> None:
+    spec = ModelSpec(name="model", classes=("a", "b"), preprocessing=Preprocessing(resize=(8, 8)))
+    share = Share.of(1, 2)
+    card = model_card(spec, Report(2, 2, share, (share, share), 0.5), "d", "l", Recipe())
+    assert "surrogate" not in card
+    assert "never calibrated" in card
