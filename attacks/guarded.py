@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from attacks.access import Access
 from attacks.bpda import SmoothedModule
 from attacks.objective import Model, reached
-from detectors.bundle import GRAPH, Bundle, BundleProblem, CellLevels
+from detectors.bundle import Bundle, CellLevels
 from detectors.calibrate import Calibration, Cell, Scores
 from models.head import class_logits
 from models.onnx_to_torch import OnnxModule, convert
 
 FUSED, QUALITY = "fused", "quality"
 FIXTURE = "fixture.safetensors"
-FITTED_ON = "fitted_on.safetensors"
 _FEATURES = ("taps", "class_logits", "squeezed_logits", "squeeze_change")
 _READ = ("class_logits", "probabilities", "squeezed_logits", "scores", "fused", "quality", "taps")
 
@@ -150,16 +149,6 @@ class GuardedModel(nn.Module):
             reading = self.readings(pixels)
             return reached(reading.logits, labels, targeted=targeted) & self.accepted(reading)
 
-    def benign(self) -> tuple[tuple[Tensor, ...], Tensor] | None:
-        """Taps ``float32[M, d_l]`` and predicted classes ``int64[M]`` of the benign images that
-        the guard was fitted on, where the bundle still holds them."""
-        if FITTED_ON not in self.bundle.manifest.files:
-            return None
-        arrays = load(self.bundle.read(FITTED_ON))
-        taps = torch.from_numpy(arrays["reference.benign.taps"]).to(self.threshold)
-        logits = torch.from_numpy(arrays["reference.benign.class_logits"]).to(self.threshold)
-        return torch.split(taps, list(self.bundle.manifest.tap_widths), dim=1), logits.argmax(dim=1)
-
     def _examples(self) -> Tensor:
         """Images of the kind that the guard is for, ``float32[M, H, W, C]``."""
         images = load(self.bundle.read(FIXTURE))["images"]
@@ -168,10 +157,7 @@ class GuardedModel(nn.Module):
 
 def load_guarded(directory: Path) -> GuardedModel:
     """The guarded model of a bundle's folder. Raises ``BundleProblem``."""
-    bundle = Bundle.open(directory)
-    if GRAPH not in bundle.manifest.files or FIXTURE not in bundle.manifest.files:
-        raise BundleProblem(f"{directory}: names no {FIXTURE}; fit the bundle again")
-    return GuardedModel(bundle)
+    return GuardedModel(Bundle.open(directory))
 
 
 def lowest_flagged(scores: Scores, level: float | None) -> float:

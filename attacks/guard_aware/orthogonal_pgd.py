@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -57,12 +58,13 @@ def orthogonal_pgd(
     def direction(part: Scene, _rows: Tensor) -> Direction:
         def towards(reading: Reading, x: Tensor, _number: int) -> Tensor:
             nearest = gaps(reading.logits, part.labels, targeted=targeted).amin(dim=1)
-            away = follow(loss(reading.logits, part.labels), x, again=True)
-            hidden = -follow(guard.excess(reading, detector), x)
-            if orthogonal:
-                away, hidden = without(away, hidden), without(hidden, away)
-            won = (nearest.detach() < -margin).view(-1, 1, 1, 1)
-            return hidden.where(won, away)
+            won = nearest.detach() < -margin
+            wrong, seen = loss(reading.logits, part.labels), guard.excess(reading, detector)
+            if not orthogonal:
+                return follow(torch.where(won, -seen, wrong), x)
+            away, hidden = follow(wrong, x, again=True), follow(-seen, x)
+            along = torch.where(won.view(-1, 1, 1, 1), hidden, away)
+            return without(along, torch.where(won.view(-1, 1, 1, 1), away, hidden))
 
         return towards
 

@@ -120,7 +120,8 @@ def _climb(
         accepted = guard.accepted(reading) if route == FUSED else excess < 0
         nearest = gaps(reading.logits, scene.labels, targeted=targeted).amin(dim=1)
         rank = torch.where(wanted, 1 + accepted.long(), 0)
-        best.offer(delivered, rank, torch.where(wanted, -excess, -nearest))
+        value = torch.where(wanted, -excess, -nearest)
+        best.offer(delivered, rank, value.nan_to_num(-torch.inf, torch.inf, -torch.inf))
         return rank
 
     for number in range(steps):
