@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -51,60 +52,72 @@ def bias_field(
     Returns ``float32[N, H, W, C]``; the source where no field fools the model or none is needed.
     """
     basis = polynomials(pixels.shape[1], pixels.shape[2], degree).to(pixels)
-    best = pixels.new_zeros(len(pixels), len(basis))
-    won = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
-    ailing = {ailment: torch.zeros_like(won) for ailment in (Ailment.ZERO, Ailment.NOT_FINITE)}
+    rungs = int(math.log(gain) / rung + 1e-6)
+    bounds = [rung * number for number in range(1, rungs + 1) for _ in range(steps)]
+    found = _climb(model, pixels, labels, basis, bounds, step_fraction, targeted, on_finding)
 
-    coefficients = best.clone()
+    def render(images: Tensor, coefficients: Tensor) -> Tensor:
+        return shaded(images, coefficients, basis)
+
+    attacked = pixels.clone()
+    rows = (found != 0).any(dim=1).nonzero()[:, 0]
+    if len(rows):
+        smaller = shrink(
+            at(model, rows),
+            pixels[rows],
+            labels[rows],
+            render,
+            found[rows],
+            halvings,
+            targeted=targeted,
+        )
+        attacked[rows] = render(pixels[rows], smaller)
+    return attacked
+
+
+def _climb(
+    model: Model,
+    pixels: Tensor,
+    labels: Tensor,
+    basis: Tensor,
+    bounds: Sequence[float],
+    step_fraction: float,
+    targeted: bool,
+    on_finding: OnFinding,
+) -> Tensor:
+    """``[N, P]``: coefficients of the first field that fools on the way through ``bounds``, one
+    step each; zero where none does or none is needed."""
+    coefficients = pixels.new_zeros(len(pixels), len(basis))
+    found = torch.zeros_like(coefficients)
+    not_finite = torch.zeros(len(pixels), dtype=torch.bool, device=pixels.device)
+    no_guidance = torch.zeros_like(not_finite)
     rows = torch.arange(len(pixels), device=pixels.device)
-    bounds = [rung * (1 + k // steps) for k in range(int(math.log(gain) / rung + 1e-6) * steps)]
-    # the last step is judged too, by a pass that takes no step
-    for bound in [*bounds, None]:
+    # the field after the last step is judged too, by a pass that takes no step
+    for bound in (*bounds, None):
         if len(rows) == 0:
             break
         now = coefficients[rows].requires_grad_(bound is not None)
         logits = at(model, rows)(shaded(pixels[rows], now, basis))
         fools = reached(logits, labels[rows], targeted=targeted)
-        best[rows[fools]], won[rows[fools]] = now.detach()[fools], True
+        found[rows[fools]] = now.detach()[fools]
         if bound is not None:
             if not logits.requires_grad:
                 on_finding(GradientFinding(Ailment.NONE, tuple(range(len(pixels)))))
-                return pixels.clone()
+                return torch.zeros_like(found)
             nearest = gaps(logits, labels[rows], targeted=targeted).amin(dim=1)
             (uphill,) = torch.autograd.grad(-nearest.sum(), now)
             finite = uphill.isfinite().all(dim=1)
-            flat = (uphill == 0).all(dim=1)
-            ailing[Ailment.NOT_FINITE][rows] |= ~finite
-            ailing[Ailment.ZERO][rows] |= flat & ~fools
+            not_finite[rows] |= ~finite
+            no_guidance[rows] |= (uphill == 0).all(dim=1) & ~fools
             uphill = uphill.masked_fill(~finite[:, None], 0)
             direction = uphill / uphill.norm(dim=1, keepdim=True).clamp(min=1e-30)
-            coefficients[rows] = within(
-                now.detach() + step_fraction * bound * direction, basis, bound
-            )
+            stepped = now.detach() + step_fraction * bound * direction
+            coefficients[rows] = within(stepped, basis, bound)
         rows = rows[~fools]
-    for ailment, sick in ailing.items():
+    for ailment, sick in ((Ailment.NOT_FINITE, not_finite), (Ailment.ZERO, no_guidance)):
         if sick.any():
             on_finding(GradientFinding(ailment, tuple(sick.nonzero()[:, 0].tolist())))
-
-    # a source that fools already has won with no field at all
-    fields = (won & (best != 0).any(dim=1)).nonzero()[:, 0]
-    attacked = pixels.clone()
-    if len(fields):
-
-        def render(images: Tensor, parameters: Tensor) -> Tensor:
-            return shaded(images, parameters, basis)
-
-        small = shrink(
-            at(model, fields),
-            pixels[fields],
-            labels[fields],
-            render,
-            best[fields],
-            halvings,
-            targeted=targeted,
-        )
-        attacked[fields] = render(pixels[fields], small)
-    return attacked
+    return found
 
 
 def polynomials(height: int, width: int, degree: int) -> Tensor:
@@ -159,7 +172,7 @@ class BiasField(AttackSpec):
     epsilon: None = None
     """No norm bounds it."""
     gain: Annotated[float, Field(ge=1, le=10)] = 1.5
-    """The field lies in ``[1 / gain, gain]`` at every pixel."""
+    """The field lies in ``[1 / gain, gain]`` at every pixel; rounded down to a rung."""
     rung: Annotated[float, Field(ge=0.001, le=1)] = 0.05
     """By how much the bound on the field's logarithm grows at a time."""
     steps: Count = 5

@@ -70,7 +70,7 @@ class Contrast(AttackSpec):
     epsilon: None = None
     """No norm bounds it."""
     factor: Annotated[float, Field(ge=1, le=10)] = 1.5
-    """The contrast lies in ``[1 / factor, factor]``."""
+    """The contrast lies in ``[1 / factor, factor]``; rounded down to the spacing, as brightness."""
     factor_spacing: Annotated[float, Field(ge=0.001, le=1)] = 0.1
     """Of the values of the contrast's logarithm: 0.1 is steps of 10 percent."""
     brightness: Annotated[float, Field(ge=0, le=255, json_schema_extra={"unit": "grey levels"})] = (

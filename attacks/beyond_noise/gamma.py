@@ -61,7 +61,7 @@ class Gamma(AttackSpec):
     epsilon: None = None
     """No norm bounds it."""
     bound: Annotated[float, Field(ge=1, le=10)] = 2.0
-    """γ lies in ``[1 / bound, bound]``."""
+    """γ lies in ``[1 / bound, bound]``; rounded down to the spacing."""
     spacing: Annotated[float, Field(ge=0.001, le=1)] = 0.05
     """Of the values of ``log γ``: 0.05 is steps of 5 percent."""
     halvings: Annotated[int, Field(ge=0, le=30)] = 6

@@ -118,7 +118,7 @@ MATCHES: tuple[Match, ...] = (
         _foolbox_spatial,
         note="the same grid of 125 transforms, black beyond the border; no norm bounds either. "
         "foolbox keeps the first of its grid that fools, an extreme one, and ours the smallest; it "
-        "shifts by a part of half the side less one pixel (align_corners)",
+        "shifts by (W - 1) / W of the pixels asked for",
     ),
     Match(
         "universal",
