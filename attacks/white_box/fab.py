@@ -20,6 +20,9 @@ from attacks.spec import AttackSpec, Count, Fraction, Kind, Scene, Steps
 _FIRST_RADIUS = {Norm.LINF: 0.3 * WHITE, Norm.L2: 1.0 * WHITE, Norm.L1: 5.0 * WHITE}
 """How far a restart looks for an image that nothing has turned yet, in the authors' code."""
 _FINAL_STEPS = 3
+_ACROSS = 1e-4
+"""Share of the change by which the last search stays beyond the boundary: on the boundary itself
+the answer depends on the batch's size."""
 _NUDGE = 1e-4
 """Grey levels a component by which to pass the plane: float32 loses smaller steps at white."""
 
@@ -104,7 +107,12 @@ def fab(
             onto_source = to_plane(source, normal, gap - _inner(normal, change), norm)
             near = size(onto, norm).clamp(min=1e-8)
             far = size(onto_source, norm).clamp(min=1e-8)
-            a = each((near / (near + far)).clamp(max=alpha_max))
+            a = (near / (near + far)).clamp(max=alpha_max)
+            if targeted:
+                # a target lies across several boundaries: drawn to the source, whose projection
+                # crosses one of them, an image may never get across them all
+                a = torch.where(closest.length[rows].isfinite(), a, 0)
+            a = each(a)
             x = ((1 - a) * (back + eta * onto) + a * (source + eta * onto_source)).clamp_(0, WHITE)
         with torch.no_grad():
             turned = reached(view(x), goal, targeted=targeted)
@@ -182,24 +190,23 @@ def _search_segment(
     if len(rows) == 0:
         return
     source, goal, view = closest.source[rows], labels[rows], at(model, rows)
+    change = closest.image[rows] - source
 
     def gap(values: Tensor) -> Tensor:
         return gaps(values, goal, targeted=targeted).amin(dim=1)
 
-    low, low_gap = source, gap(logits[rows])
     with torch.no_grad():
-        high = closest.image[rows]
-        high_gap = gap(view(high))
+        low_gap, high_gap = gap(logits[rows]), gap(view(source + change))
+        low, high = torch.zeros_like(low_gap), torch.ones_like(high_gap)
         for _ in range(_FINAL_STEPS):
-            share = (low_gap / (low_gap - high_gap).clamp(min=1e-12)).clamp(0, 1)
-            middle = low + each(share.to(low.dtype)) * (high - low)
-            values = view(middle)
-            turned = reached(values, goal, targeted=targeted)
-            closest.offer(rows, middle, turned, size(middle - source, norm))
-            high = torch.where(each(turned), middle, high)
-            low = torch.where(each(turned), low, middle)
-            high_gap = torch.where(turned, gap(values), high_gap)
-            low_gap = torch.where(turned, low_gap, gap(values))
+            crossing = low_gap / (low_gap - high_gap).clamp(min=1e-12)
+            share = (low + crossing.clamp(0, 1) * (high - low) + _ACROSS).clamp(max=1)
+            x = source + each(share.to(change.dtype)) * change
+            values = view(x)
+            turned, value = reached(values, goal, targeted=targeted), gap(values)
+            closest.offer(rows, x, turned, size(x - source, norm))
+            high, high_gap = torch.where(turned, share, high), torch.where(turned, value, high_gap)
+            low, low_gap = torch.where(turned, low, share), torch.where(turned, low_gap, value)
 
 
 class FAB(AttackSpec):

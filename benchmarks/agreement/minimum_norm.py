@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import foolbox
@@ -141,7 +142,7 @@ _ELASTIC = (
 )
 _FOOLBOX = f"foolbox {foolbox.__version__}"
 _TORCHATTACKS = f"torchattacks {torchattacks.__version__}"
-_PYAUTOATTACK = "pyautoattack"
+_PYAUTOATTACK = f"pyautoattack {version('pyautoattack')}"
 
 MATCHES: tuple[Match, ...] = (
     _match(
