@@ -41,7 +41,21 @@ def _bottleneck(inputs: int, width: int, stride: int) -> tuple[_Block, int]:
         nn.ReLU(),
         _convolution(width, outputs, 1),
     ]
-    return _Block(body, nn.Identity() if same else _convolution(inputs, outputs, 1, stride)), outputs
+    return _Block(
+        body, nn.Identity() if same else _convolution(inputs, outputs, 1, stride)
+    ), outputs
+
+
+class ResNet(nn.Module):
+    """Layers in order. A module of its own, so that wrappers call it and do not take it apart."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits
 
 
 DEPTHS = {"resnet18": (_basic, (2, 2, 2, 2)), "resnet50": (_bottleneck, (3, 4, 6, 3))}
@@ -59,7 +73,7 @@ def build(name: str, classes: int, seed: int = 0) -> nn.Module:
             made, inputs = block(inputs, 64 * 2**stage, 2 if stage and not i else 1)
             layers.append(made)
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
-    network = nn.Sequential(*layers)
+    network = ResNet(layers)
     with torch.no_grad():
         network.train()(torch.rand(8, 3, 224, 224) * 4 - 2)
     return network.eval()

@@ -72,5 +72,5 @@ class Match:
     """Compared by the median norm over all images (infinite where it failed), not at a budget."""
     note: str = ""
     """A known fault of the peer, or how the budgets were made equal."""
-    classes: Callable[[int], bool] = lambda classes: classes >= 2  # noqa: E731
+    classes: Callable[[int], bool] = lambda classes: classes >= 2
     """Whether the peer runs on a model of so many classes at all."""
