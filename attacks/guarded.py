@@ -95,7 +95,8 @@ class GuardedModel(nn.Module):
     def measure(self, pixels: Tensor) -> Tensor:
         """A reading as one tensor, ``float32[N, ...]``: what an ``Access`` can count."""
         outputs = self.graph.outputs((pixels,), _READ)
-        return torch.cat([value.reshape(len(pixels), -1) for value in outputs], dim=1)
+        columns = [value if value.ndim == 2 else value[:, None] for value in outputs]
+        return torch.cat(columns, dim=1)
 
     def unpack(self, measured: Tensor) -> Reading:
         """``measure``'s tensor as a ``Reading``."""

@@ -154,8 +154,9 @@ class FeatureMatching(AttackSpec):
     step_fraction: Fraction = 1 / 10
     """Step / ε."""
     steps: Steps = 100
-    weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of a cross-entropy towards the wanted class beside the match."""
+    weight: Annotated[float, Field(ge=0)] = 0.1
+    """Of a cross-entropy towards the wanted class beside the match; 0 is the paper's, which stops
+    where the features are half way."""
     restarts: Count = 1
 
     def prepare(self, attacker: Attacker) -> Guides:

@@ -9,19 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models.zoo
 from attacks.access import Access
 from attacks.guard_aware.joint_pgd import neighbour
 from attacks.guard_aware.search import Best, goals
 from attacks.guarded import GuardedModel, load_guarded, lowest_flagged
-from attacks.objective import reached
+from attacks.objective import decisions, reached
 from attacks.registry import named
 from attacks.spec import Attacker, AttackSpec, Need, Scene, carry_out
 from detectors.calibrate import conformal_p
+from detectors.fit import FitSplit, fit
+from detectors.samples import Samples
+from models.diagnostic import DiagnosticModel
 from models.onnx_engine import OnnxEngine
 from models.phantom import radiograph
+from models.resnet import resnet
+from models.spec import Head, ModelSpec, Preprocessing
 from service.decide import Policy, decide
 
 BUNDLE = Path(models.zoo.__file__).parent / "phantom" / "bundle"
@@ -234,6 +239,69 @@ def test_a_target_of_two_classes_is_the_other_one(guard, prepared, name):
     aimed = replace(scene(guard, prepared[name]), labels=1 - LABELS)
     wrong, _ = outcome(guard, carry_out(spec, aimed))
     assert wrong.any()
+
+
+def small_guard(out: Path, head: Head, names: tuple[str, ...]) -> tuple[GuardedModel, Tensor]:
+    """A guard on a network with random weights, and 60 images of the noise that it diagnoses."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    classes = ("a", "b") if head is Head.SIGMOID else ("a", "b", "c")
+    spec = ModelSpec(
+        name="small", classes=classes, head=head, preprocessing=Preprocessing(resize=(32, 32))
+    )
+    model = DiagnosticModel(spec, resnet([4, 8], [1, 1], 1, spec.logits))
+
+    def noise(count: int) -> Tensor:
+        return (
+            torch.from_numpy(
+                rng.integers(0, 255, (count, 32, 32, 1)) * rng.random((count, 1, 1, 1))
+            )
+            .round()
+            .float()
+        )
+
+    def samples(count: int, labels: np.ndarray | None = None) -> Samples:
+        pixels = noise(count)
+        return Samples(
+            images=tuple(pixels.numpy().astype(np.uint8)),
+            labels=model(pixels).argmax(dim=1).numpy() if labels is None else labels,
+            groups=tuple(str(i) for i in range(count)),
+            keys=tuple(str(i) for i in range(count)),
+            origin="clean" if labels is None else "pgd",
+            level=1.0,
+            attacked=labels is not None,
+        )
+
+    with torch.no_grad():
+        (*_, last) = (part for part in model.network.modules() if isinstance(part, nn.Linear))
+        logits = model.network(model.preprocess(noise(99)))
+        last.weight /= logits.std(dim=0)[:, None]
+        last.bias.copy_((last.bias - logits.median(dim=0).values) / logits.std(dim=0))
+        # other noise, of which half is diagnosed otherwise, stands for attacks
+        splits = [
+            FitSplit((clean,), (samples(60, clean.labels),)) for clean in (samples(60), samples(60))
+        ]
+        bundle = fit(model, *splits, samples(400), out, names=names)
+    return GuardedModel(bundle), noise(60)
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [(Head.SIGMOID, ("kd", "dfeat", "qfeat")), (Head.MULTILABEL, ("lid", "agreement"))],
+)
+def test_other_heads_and_a_guard_without_a_squeezed_view(tmp_path, head, names):
+    guard, images = small_guard(tmp_path / "bundle", head, names)
+    pixels, own = images[:4], images[4:]
+    with torch.no_grad():
+        torch.testing.assert_close(guard(pixels), guard.readings(pixels).logits)
+        answers = decisions(guard(images), multilabel=head is Head.MULTILABEL)
+    attacker = Attacker(guard, tuple(own), answers[4:], seed=5, guard=guard)
+    for name in AWARE:
+        spec = named(name, 4.0, {"steps": 4})
+        at_hand = Scene(Access(guard, 4), pixels, answers[:4], range(4), lambda _: None, guard)
+        attacked = carry_out(spec, replace(at_hand, prepared=spec.prepare(attacker)))
+        assert (attacked - pixels).abs().max() <= 4
+        assert reached(guard(attacked), answers[:4], targeted=False).any(), name
 
 
 def test_expectation_over_random_neighbours_counts_every_draw(guard):
