@@ -110,8 +110,9 @@ class Margin:
 @dataclass(frozen=True, slots=True)
 class LogitsRatio:
     """Difference of logits ratio of Croce and Hein (2020), arXiv 2003.01690, equations 6 and 7:
-    ``-(z_y - max_{i != y} z_i) / (z_π1 - z_π3)``, towards a target t
-    ``-(z_y - z_t) / (z_π1 - (z_π3 + z_π4) / 2)``, with π the descending order.
+    ``-(z_y - max_{i != y} z_i) / (z_π1 - z_π3)``, with π the descending order. Towards a target t,
+    who alone is known here, ``-(max_{i != t} z_i - z_t) / (z_π1 - (z_π3 + z_π4) / 2)``, where the
+    paper has the true class in place of the best other.
 
     It is undefined below three classes (targeted: four), where every library divides by zero or
     stops. There, and for findings, this is the bare margin: with two classes both losses have

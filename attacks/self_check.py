@@ -116,6 +116,10 @@ class RunResult:
     gradients: bool
     """Whether it follows the attacked model's gradient."""
     targeted: bool = False
+    whole: bool = True
+    """Whether it seeks nothing but another answer, over all of its ball: not one that also evades
+    a guard, keeps to a few frequencies or to one perturbation for all images, or whose steps do
+    not reach the ball's edge."""
 
     @classmethod
     def of(cls, spec: AttackSpec, fooled: Flags) -> Self:
@@ -130,12 +134,19 @@ class RunResult:
             steps,
             Need.GRADIENTS in spec.needs,
             spec.targeted,
+            _seeks_the_whole_ball(spec, steps),
         )
 
     @property
     def goal(self) -> tuple[Norm, bool]:
         """What must agree for two runs to be compared at all."""
         return self.norm, self.targeted
+
+
+def _seeks_the_whole_ball(spec: AttackSpec, steps: int) -> bool:
+    plain = type(spec).__module__.startswith("attacks.white_box.")
+    reach: float = steps * getattr(spec, "step_fraction", 1.0)
+    return plain and reach >= 1
 
 
 def self_check(
@@ -253,7 +264,7 @@ def _less_wins(runs: Sequence[RunResult]) -> Iterator[Finding]:
             continue
         alike = less.method == more.method
         if less.epsilon == more.epsilon:
-            comparable = less.steps < more.steps and (alike or less.steps == 1)
+            comparable = less.steps < more.steps and (alike or less.steps == 1) and more.whole
             symptom = Symptom.FEWER_STEPS_WIN
         else:
             comparable = less.epsilon < more.epsilon and alike and less.steps == more.steps

@@ -16,6 +16,7 @@ from attacks.crew import Crew
 from attacks.generate import Progress, Sources, assemble, attack_parts
 from attacks.judge import agree
 from attacks.part_store import PartStore
+from attacks.self_check import Finding, RunResult, compare
 from attacks.shards import (
     MANIFEST,
     SetWriter,
@@ -159,6 +160,11 @@ def summary(written: Sequence[Written]) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def compared(written: Sequence[Written]) -> tuple[Finding, ...]:
+    """What the sets of one run say about each other: signs that gradients hide the model."""
+    return compare([RunResult.of(item.outcome.spec, item.outcome.success) for item in written])
 
 
 def _median(values: npt.NDArray[Any], chosen: npt.NDArray[np.bool_]) -> float | None:

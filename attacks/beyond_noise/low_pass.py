@@ -103,7 +103,7 @@ class LowPass(AttackSpec):
         "Guo, Frank and Weinberger 2018, arXiv 1809.08758, section 3; "
         "white-box as in Sharma et al. 2019, arXiv 1903.00073"
     )
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["low_pass"] = "low_pass"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -100,7 +100,7 @@ class Transfer(AttackSpec):
         "the inputs of Xie et al. 2019, arXiv 1803.06978"
     )
     needs: ClassVar = frozenset({Need.SURROGATE})
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["transfer"] = "transfer"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -146,7 +146,7 @@ class FeatureMatching(AttackSpec):
 
     citation: ClassVar = "Sabour et al. 2016, arXiv 1511.05122, equation 1"
     needs: ClassVar = frozenset({Need.GRADIENTS, Need.GUARD, Need.IMAGES})
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["feature_matching"] = "feature_matching"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -162,7 +162,7 @@ class HFC(AttackSpec):
 
     citation: ClassVar = "Yao et al. 2021, arXiv 2012.09501, equations 6 to 8, on PGD"
     needs: ClassVar = frozenset({Need.GRADIENTS, Need.GUARD, Need.IMAGES})
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["hfc"] = "hfc"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -129,7 +129,7 @@ class JointPGD(AttackSpec):
         "loss); Athalye et al. 2018, arXiv 1802.00420"
     )
     needs: ClassVar = frozenset({Need.GRADIENTS, Need.GUARD})
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["joint_pgd"] = "joint_pgd"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -94,7 +94,7 @@ class OrthogonalPGD(AttackSpec):
 
     citation: ClassVar = "Bryniarski et al. 2021, arXiv 2106.15023, section 4.2"
     needs: ClassVar = frozenset({Need.GRADIENTS, Need.GUARD})
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["orthogonal_pgd"] = "orthogonal_pgd"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -61,7 +61,7 @@ class SelectivePGD(AttackSpec):
 
     citation: ClassVar = "Bryniarski et al. 2021, arXiv 2106.15023, section 4.1"
     needs: ClassVar = frozenset({Need.GRADIENTS, Need.GUARD})
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["selective_pgd"] = "selective_pgd"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -50,7 +50,7 @@ class BIM(AttackSpec):
     """Spec of ``bim``."""
 
     citation: ClassVar = "Kurakin, Goodfellow and Bengio 2017, arXiv 1607.02533, section 2.2"
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["bim"] = "bim"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -59,7 +59,7 @@ class CWLinf(AttackSpec):
     """Spec of ``cw_linf``."""
 
     citation: ClassVar = "Carlini and Wagner 2017, arXiv 1608.04644; as in Ma et al. 2021"
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["cw_linf"] = "cw_linf"
     norm: Literal[Norm.LINF] = Norm.LINF

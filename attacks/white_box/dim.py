@@ -127,7 +127,7 @@ class DIM(AttackSpec):
     """Spec of ``dim``."""
 
     citation: ClassVar = "Xie et al. 2019, arXiv 1803.06978, section 3.3"
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["dim"] = "dim"
     norm: Literal[Norm.LINF] = Norm.LINF

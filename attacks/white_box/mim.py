@@ -58,7 +58,7 @@ class MIM(AttackSpec):
     """Spec of ``mim``."""
 
     citation: ClassVar = "Dong et al. 2018, arXiv 1710.06081, algorithm 1"
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["mim"] = "mim"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -107,7 +107,7 @@ class PGD(AttackSpec):
     """Spec of ``pgd``."""
 
     citation: ClassVar = "Madry et al. 2018, arXiv 1706.06083, section 2.1"
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["pgd"] = "pgd"
     norm: Literal[Norm.LINF, Norm.L2, Norm.L1] = Norm.LINF

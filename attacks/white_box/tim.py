@@ -89,7 +89,7 @@ class TIM(AttackSpec):
     """Spec of ``tim``."""
 
     citation: ClassVar = "Dong et al. 2019, arXiv 1904.02884, section 3.2"
-    smoke: ClassVar = {"steps": 5}
+    smoke: ClassVar = {"steps": 5, "step_fraction": 0.25}
 
     method: Literal["tim"] = "tim"
     norm: Literal[Norm.LINF] = Norm.LINF

@@ -69,6 +69,9 @@ def attack(
     traces: Annotated[
         bool, typer.Option("--traces", help="Keep every query of black-box attacks.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="First look for gradients that hide the model.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Fixes the draw and every random number.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[
@@ -107,10 +110,16 @@ def attack(
         from attacks.container import Container
         from attacks.crew import RayCluster, Threads
         from attacks.part_store import PartStore, default_folder
-        from attacks.sets import Written, write_sets
+        from attacks.sets import Written, compared, write_sets
         from models.datasets import read_dataset
-        from service.cli.attack_report import AttackProgress, print_summary
-        from service.cli.attack_setup import chosen_attacks, open_victim, prepared, to_attack
+        from service.cli.attack_report import AttackProgress, print_findings, print_summary
+        from service.cli.attack_setup import (
+            chosen_attacks,
+            look_for_masking,
+            open_victim,
+            prepared,
+            to_attack,
+        )
 
         victim = open_victim(model, bundle, weights=weights, spec=spec, device=device)
         bench = victim.bench(
@@ -134,6 +143,7 @@ def attack(
         with progress_bars() as bars:
             sources = to_attack(bars, dataset, victim.spec, images, seed, target)
             bench = prepared(bars, bench, specs, dataset, victim.spec, attacker_images)
+        checked = look_for_masking(bench, sources) if check else []
         crew = Threads(workers) if ray is None else RayCluster(ray, workers)
         try:
             with AttackProgress(specs, len(sources)) as progress:
@@ -151,3 +161,4 @@ def attack(
                 )
         finally:
             print_summary(written, out)
+            print_findings([*checked, *compared(written)], out)

@@ -21,15 +21,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from attacks.registry import category, methods, norms
+from attacks.self_check import Finding
 from attacks.sets import Written, summary
 from attacks.spec import AttackSpec
 from attacks.work import Part
 from service.cli.offline import console
 
 SUMMARY = "summary.json"
+FINDINGS = "findings.json"
 
 
 class AttackProgress:
@@ -100,10 +102,10 @@ def print_summary(written: Sequence[Written], out: Path) -> None:
         return
     rows = summary(written)
     guarded = any(row["undetected_harm"] is not None for row in rows)
-    columns = ["attack", "success", "median L-inf", "L2", "pixels", "forwards", "backwards"]
+    columns = ["success", "L-inf", "L2", "L0", "passes"]
     if guarded:
-        columns.insert(2, "undetected harm")
-    table = Table(*columns)
+        columns.insert(1, "harm")
+    table = Table(Column("attack", no_wrap=True), *columns)
     for row in rows:
         cells = [
             str(row["attack"]),
@@ -111,13 +113,18 @@ def print_summary(written: Sequence[Written], out: Path) -> None:
             _number(row["median_linf"]),
             _number(row["median_l2"]),
             _number(row["median_l0"]),
-            _number(row["mean_forwards"]),
-            _number(row["mean_backwards"]),
+            f"{_number(row['mean_forwards'])} + {_number(row['mean_backwards'])}",
         ]
         if guarded:
             cells.insert(2, _share(row["undetected_harm"]))
         table.add_row(*cells)
     console.print(table)
+    console.print(
+        "Success is of images diagnosed right; norms are medians of the successes in grey levels "
+        "(L0: pixels); passes are forward + backward, means."
+        + (" Harm: success that the guard accepted." if guarded else ""),
+        style="dim",
+    )
     for row in rows:
         if row["unguided"]:
             console.print(
@@ -128,6 +135,24 @@ def print_summary(written: Sequence[Written], out: Path) -> None:
             )
     (out / SUMMARY).write_text(json.dumps(rows, indent=1) + "\n")
     console.print(f"{out}: {len(written)} sets, {SUMMARY}", markup=False)
+
+
+def print_findings(findings: Sequence[Finding], out: Path) -> None:
+    """Signs of masked gradients, in words and as ``findings.json``."""
+    if not out.exists():
+        return
+    for finding in findings:
+        console.print(f"finding: {finding}", style="yellow", markup=False)
+    rows = [
+        {
+            "symptom": finding.symptom.value,
+            "what": finding.what,
+            "advice": finding.advice,
+            "images": list(finding.rows),
+        }
+        for finding in findings
+    ]
+    (out / FINDINGS).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _share(value: object) -> str:

@@ -18,6 +18,7 @@ from attacks.objective import Model
 from attacks.oracle import Oracle
 from attacks.presets import PRESETS, possible
 from attacks.registry import UnknownAttack, names, parse, split
+from attacks.self_check import Finding, self_check
 from attacks.spec import Attacker, AttackSpec, Need
 from attacks.work import Bench
 from detectors.bundle import Bundle
@@ -225,6 +226,16 @@ def prepared(
     made = prepare(replace(bench, attacker=names_of), specs, attacker)
     bars.update(task, completed=1)
     return made
+
+
+def look_for_masking(bench: Bench, sources: Sources, images: int = 8) -> list[Finding]:
+    """Self-checks on the first images of the commonest size."""
+    shapes = [image.shape for image in sources.images]
+    commonest = max(set(shapes), key=shapes.count)
+    rows = [i for i, shape in enumerate(shapes) if shape == commonest][:images]
+    pixels = torch.from_numpy(np.stack([sources.images[i] for i in rows])).to(bench.device).float()
+    labels = torch.from_numpy(sources.labels[rows]).to(bench.device)
+    return list(self_check(bench.model, pixels, labels, [bench.seed + row for row in rows]))
 
 
 def _surrogate_loader(spec: ModelSpec, device: str) -> Callable[[str], Model]:
