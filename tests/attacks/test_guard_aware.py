@@ -216,7 +216,7 @@ def test_more_steps_are_never_weaker(guard):
         rank_and_value(
             guard, carry_out(named("selective_pgd", 4.0, {"steps": n}), scene(guard, None))
         )
-        for n in (4, 8, 16)
+        for n in (4, 12)
     ]
     for fewer, more in pairwise(results):
         assert all(a <= (b[0], b[1] + 1e-3) for a, b in zip(fewer, more, strict=True))
