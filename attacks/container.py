@@ -18,6 +18,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from torch import Tensor
 
 from attacks.ball import WHITE, Norm
+from attacks.problem import AttackProblem
 from models.imaging.decode import DICOM, JPEG, PNG, decode
 from models.imaging.encode import dicom, jpeg, png
 
@@ -75,19 +76,19 @@ class Container:
 
     def __post_init__(self) -> None:
         if self.form is not Form.JPEG and self.quality is not None:
-            raise ValueError(f"{self.form} has no quality; only jpeg has one")
+            raise AttackProblem(f"{self.form} has no quality; only jpeg has one")
         if self.form is Form.JPEG and (self.quality is None or not 1 <= self.quality <= 100):
-            raise ValueError("a JPEG needs a quality from 1 to 100, as in jpeg:90")
+            raise AttackProblem("a JPEG needs a quality from 1 to 100, as in jpeg:90")
 
     def __str__(self) -> str:
         return self.form if self.quality is None else f"{self.form}:{self.quality}"
 
     @classmethod
     def parse(cls, text: str) -> Container:
-        """The inverse of ``str``. Raises ``ValueError`` with a sentence that names the choices."""
+        """The inverse of ``str``. Raises ``AttackProblem`` with a sentence that names the choices."""
         name, colon, quality = text.partition(":")
         if name not in list(Form) or (colon and not (quality.isascii() and quality.isdigit())):
-            raise ValueError(
+            raise AttackProblem(
                 f"no container is called {text!r}; choose from png8, jpeg:1 to jpeg:100, dicom8, "
                 "dicom12 and dicom16"
             )
@@ -140,11 +141,11 @@ class Container:
             norm: what epsilon measures.
 
         Raises:
-            ValueError: colour for 12 or 16 bits.
+            AttackProblem: colour for 12 or 16 bits.
             ImageProblem: if the service would not take the file, as a blank DICOM.
         """
         if pixels.shape != source.shape:
-            raise ValueError(f"pixels are {pixels.shape} and the source is {source.shape}")
+            raise AttackProblem(f"pixels are {pixels.shape} and the source is {source.shape}")
         stored = self._stored(source)
         wanted = np.clip(pixels.astype(np.float64), 0, WHITE) * (self.white / WHITE)
         change = _rounded(wanted, stored, self._steps(epsilon, norm), norm)
@@ -179,15 +180,15 @@ class Container:
 
     def _stored(self, source: Grid) -> npt.NDArray[np.float64]:
         if source.dtype != np.uint8 or source.ndim != 3:
-            raise ValueError(f"{source.dtype}{list(source.shape)} is not uint8[H, W, 1 or 3]")
+            raise AttackProblem(f"{source.dtype}{list(source.shape)} is not uint8[H, W, 1 or 3]")
         self._check_channels(source.shape[2])
         return np.rint(source.astype(np.float64) * (self.white / WHITE))
 
     def _check_channels(self, channels: int) -> None:
         if channels not in (1, 3):
-            raise ValueError(f"{channels} channels; an image is gray (1) or RGB (3)")
+            raise AttackProblem(f"{channels} channels; an image is gray (1) or RGB (3)")
         if channels == 3 and self.form in _BITS:
-            raise ValueError(f"{self} holds gray images only; send colour as png8 or dicom8")
+            raise AttackProblem(f"{self} holds gray images only; send colour as png8 or dicom8")
 
     def _steps(self, epsilon: float | None, norm: Norm) -> float:
         """Epsilon in steps of the grid; L0 counts pixels, whatever the grid."""
@@ -255,7 +256,7 @@ def _parsed(value: Any) -> Container:
         return value
     if isinstance(value, str):
         return Container.parse(value)
-    raise ValueError(f"a container is text such as jpeg:90, not {type(value).__name__}")
+    raise AttackProblem(f"a container is text such as jpeg:90, not {type(value).__name__}")
 
 
 AnyContainer = Annotated[

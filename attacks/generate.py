@@ -16,6 +16,7 @@ from attacks.gradient import Ailment
 from attacks.judge import Answers, Grid, ModelJudge
 from attacks.objective import Model
 from attacks.part_store import PartStore
+from attacks.problem import AttackProblem
 from attacks.spec import Attacker, AttackSpec, Need
 from attacks.work import UNIT, Bench, Part, Unit, attack_unit, cut, unit_digest
 from models.imaging.decode import digest
@@ -46,14 +47,14 @@ Progress = Callable[[AttackSpec, Part], None]
 
 
 def prepare(bench: Bench, specs: Sequence[AttackSpec], attacker: Attacker | None) -> Bench:
-    """The bench with what its attacks learn once. Raises ``ValueError`` when one of them needs
+    """The bench with what its attacks learn once. Raises ``AttackProblem`` when one of them needs
     images and there is no attacker."""
     learned = {}
     for spec in specs:
         if not spec.needs & {Need.IMAGES, Need.SURROGATE}:
             continue
         if attacker is None:
-            raise ValueError(f"{spec.title} learns from the attacker's own images; give some")
+            raise AttackProblem(f"{spec.title} learns from the attacker's own images; give some")
         learned[spec.title] = spec.prepare(attacker)
     return replace(bench, prepared=learned)
 
@@ -69,7 +70,7 @@ def attack_parts(
     """Every unit with its digest and its part, spec by spec. Parts that are in the store are not
     made again, and new ones are stored as soon as they are there.
 
-    Raises ``GradientProblem`` if the model has no gradient at all, ``ValueError`` on arguments
+    Raises ``GradientProblem`` if the model has no gradient at all, ``AttackProblem`` on arguments
     that do not fit together and on logits that are not finite.
     """
     check(sources, specs)
@@ -177,7 +178,7 @@ def bench_of(
 
 
 def check(sources: Sources, specs: Sequence[AttackSpec]) -> None:
-    """Raises ``ValueError`` on sources and specs that do not fit together."""
+    """Raises ``AttackProblem`` on sources and specs that do not fit together."""
     lengths = {
         "labels": len(sources.labels),
         "groups": len(sources.groups),
@@ -187,18 +188,18 @@ def check(sources: Sources, specs: Sequence[AttackSpec]) -> None:
         lengths["targets"] = len(sources.targets)
     for name, length in lengths.items():
         if length != len(sources):
-            raise ValueError(f"{length} {name} for {len(sources)} images; give one each")
+            raise AttackProblem(f"{length} {name} for {len(sources)} images; give one each")
     for key, image in zip(sources.keys, sources.images, strict=True):
         if image.dtype != np.uint8 or image.ndim != 3:
-            raise ValueError(f"{key}: {image.dtype}{list(image.shape)} is not uint8[H, W, C]")
+            raise AttackProblem(f"{key}: {image.dtype}{list(image.shape)} is not uint8[H, W, C]")
     if len(set(sources.keys)) != len(sources.keys):
-        raise ValueError(
+        raise AttackProblem(
             "keys repeat; every image needs its own, its random numbers follow from it"
         )
     if len({spec.title for spec in specs}) != len(specs):
-        raise ValueError("two attacks share a title; name them apart")
+        raise AttackProblem("two attacks share a title; name them apart")
     if any(spec.targeted for spec in specs):
         if sources.targets is None:
-            raise ValueError("a targeted attack needs targets, one class an image")
+            raise AttackProblem("a targeted attack needs targets, one class an image")
         if np.equal(sources.targets, sources.labels).any():
-            raise ValueError("a target equals its label; there would be nothing to attack")
+            raise AttackProblem("a target equals its label; there would be nothing to attack")

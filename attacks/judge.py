@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from attacks.objective import Model, decisions
+from attacks.problem import AttackProblem
 from detectors.bundle import Bundle, CellLevels
 from detectors.calibrate import Calibration, PValues
 from models.engine import Readings
@@ -41,7 +42,7 @@ class Judge(Protocol):
     """Judges delivered pixels. ``ask`` is thread-safe."""
 
     def ask(self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> Answer:
-        """Of ``[N, H, W, C]``. Raises ``ValueError`` for logits that are not finite."""
+        """Of ``[N, H, W, C]``. Raises ``AttackProblem`` for logits that are not finite."""
         ...
 
 
@@ -58,7 +59,7 @@ class ModelJudge:
             logits = self.model(torch.from_numpy(pixels).to(self.device).float())
         if not logits.isfinite().all():
             row = int((~logits.isfinite().all(dim=1)).nonzero()[0, 0])
-            raise ValueError(f"the model's logits are not finite on image {row} of its batch")
+            raise AttackProblem(f"the model's logits are not finite on image {row} of its batch")
         return Answer(decisions(logits, multilabel=self.multilabel).cpu().numpy(), None)
 
 
@@ -96,7 +97,7 @@ class BundleJudge:
         batch = np.asarray(pixels, dtype=np.uint8)
         readings = [self._engine.run(batch[i : i + 1]) for i in range(len(batch))]
         if any(not np.isfinite(reading.logits).all() for reading in readings):
-            raise ValueError("the model's logits are not finite on an image of this batch")
+            raise AttackProblem("the model's logits are not finite on an image of this batch")
         logits = np.concatenate([reading.logits for reading in readings])
         probabilities = np.concatenate([reading.probabilities for reading in readings])
         return Answer(

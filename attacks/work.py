@@ -28,6 +28,7 @@ from attacks.gradient import Ailment, GradientFinding, refuse
 from attacks.guarded import GuardedModel
 from attacks.judge import Answer, Answers, Grid, Judge, agree
 from attacks.objective import Model
+from attacks.problem import AttackProblem
 from attacks.spec import AttackSpec, Kind, Need, Scene, carry_out
 from models.imaging.decode import digest
 
@@ -212,7 +213,7 @@ def unit_digest(bench: Bench, unit: Unit) -> str:
 def attack_unit(bench: Bench, unit: Unit) -> Part:
     """Attack, deliver, decode and judge one unit.
 
-    Raises ``GradientProblem`` if the model has no gradient at all, ``ValueError`` for logits that
+    Raises ``GradientProblem`` if the model has no gradient at all, ``AttackProblem`` for logits that
     are not finite.
     """
     spec, n = unit.spec, len(unit.rows)
@@ -346,8 +347,8 @@ def _sent(
 def _ask(bench: Bench, pixels: npt.NDArray[np.uint8] | Floats, unit: Unit) -> Answer:
     try:
         return bench.judge.ask(pixels)
-    except ValueError as error:
-        raise ValueError(f"{unit.keys[0]} and its batch: {error}") from None
+    except AttackProblem as error:
+        raise AttackProblem(f"{unit.keys[0]} and its batch: {error}") from None
 
 
 def _won(answers: Answers, truth: Answers, targets: Answers | None) -> npt.NDArray[np.bool_]:

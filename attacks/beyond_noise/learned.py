@@ -14,6 +14,7 @@ from torch.nn import functional
 from attacks.access import at
 from attacks.gradient import Ailment, GradientFinding, OnFinding, refuse
 from attacks.objective import CrossEntropy, Objective, decisions, reached
+from attacks.problem import AttackProblem
 from attacks.spec import Attacker, Labels
 
 Apply = Callable[[Tensor, Tensor, np.random.Generator], Tensor]
@@ -34,14 +35,14 @@ class Learned:
     def of(self, labels: Tensor) -> Tensor:
         """``[N, h, w, C]``: each image's own, by its target.
 
-        Raises ``ValueError`` for a target that none of the attacker's images had.
+        Raises ``AttackProblem`` for a target that none of the attacker's images had.
         """
         if self.targets is None:
             return self.perturbations.expand(len(labels), -1, -1, -1).to(labels.device)
         targets = self.targets.to(labels.device).view(len(self.targets), -1)
         same = (labels.view(len(labels), 1, -1) == targets).all(dim=2)
         if not same.any(dim=1).all():
-            raise ValueError(
+            raise AttackProblem(
                 "nothing was learned towards one of the targets: none of the attacker's images "
                 "has it; give images of every target"
             )
@@ -119,7 +120,7 @@ def learn(
 def commonest_shape(images: Sequence[Tensor]) -> tuple[int, ...]:
     """``(H, W, C)`` that most of the attacker's images have; of equals, the first."""
     if not images:
-        raise ValueError("it is learned on images of the attacker's own; give some")
+        raise AttackProblem("it is learned on images of the attacker's own; give some")
     return tuple(Counter(image.shape for image in images).most_common(1)[0][0])
 
 

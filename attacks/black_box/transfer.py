@@ -13,6 +13,7 @@ from attacks.access import at, fooled
 from attacks.ball import Ball, Norm
 from attacks.gradient import ascend
 from attacks.objective import CrossEntropy, Model
+from attacks.problem import AttackProblem
 from attacks.spec import (
     Attacker,
     AttackSpec,
@@ -120,19 +121,19 @@ class Transfer(AttackSpec):
     """Images to send at most; the attacked model answers each."""
 
     def prepare(self, attacker: Attacker) -> Model:
-        """The surrogate. Raises ``ValueError`` where none is named or none can be loaded."""
+        """The surrogate. Raises ``AttackProblem`` where none is named or none can be loaded."""
         if not self.surrogate:
-            raise ValueError(
+            raise AttackProblem(
                 f"{self.name} needs a model of the attacker's own: write "
                 f"{self.name}:surrogate=FOLDER, which lazaret train --surrogate makes"
             )
         if attacker.load is None:
-            raise ValueError(f"{self.name}: no surrogate can be loaded here: {self.surrogate}")
+            raise AttackProblem(f"{self.name}: no surrogate can be loaded here: {self.surrogate}")
         return attacker.load(self.surrogate)
 
     def attack(self, scene: Scene) -> Tensor:
         if scene.prepared is None:
-            raise ValueError(f"{self.name} was not prepared: it has no surrogate")
+            raise AttackProblem(f"{self.name} was not prepared: it has no surrogate")
         return transfer(
             scene.model,
             scene.pixels,

@@ -24,6 +24,7 @@ from attacks.guard_aware.search import (
 )
 from attacks.guarded import GuardedModel, Reading
 from attacks.objective import CrossEntropy, Model
+from attacks.problem import AttackProblem
 from attacks.spec import (
     Attacker,
     AttackSpec,
@@ -75,7 +76,7 @@ class Guides:
                 self.classes != kind, torch.inf
             )
             if distance.isinf().all():
-                raise ValueError(f"none of the attacker's images is of class {kind}; give some")
+                raise AttackProblem(f"none of the attacker's images is of class {kind}; give some")
             chosen.append(distance.argmin())
         index = torch.stack(chosen)
         return tuple(level[index] for level in self.levels)

@@ -27,6 +27,7 @@ from attacks.guard_aware.search import (
 )
 from attacks.guarded import GuardedModel, Reading
 from attacks.objective import CrossEntropy, Model
+from attacks.problem import AttackProblem
 from attacks.spec import (
     Attacker,
     AttackSpec,
@@ -121,7 +122,7 @@ def hfc(
     wanted = goals(clean, labels, targeted=targeted)
     missing = set(kinds(wanted).tolist()) - set(mixtures)
     if missing:
-        raise ValueError(f"none of the attacker's images is of class {min(missing)}; give some")
+        raise AttackProblem(f"none of the attacker's images is of class {min(missing)}; give some")
 
     def far(features: tuple[Tensor, ...], classes: Tensor) -> Tensor:
         """``[N]``: how untypical the features are of each image's class."""

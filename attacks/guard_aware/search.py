@@ -13,6 +13,7 @@ from attacks.ball import Ball
 from attacks.gradient import Ailment, GradientFinding
 from attacks.guarded import FUSED, GuardedModel, Reading
 from attacks.objective import gaps, reached
+from attacks.problem import AttackProblem
 from attacks.spec import Attacker, Scene
 
 Direction = Callable[[Reading, Tensor, int], Tensor]
@@ -186,7 +187,7 @@ def kinds(labels: Tensor) -> Tensor:
 def guard_of(scene: Scene | Attacker) -> GuardedModel:
     """The guard that the attacker holds."""
     if scene.guard is None:
-        raise ValueError("this attack needs a guard; give the bundle's folder")
+        raise AttackProblem("this attack needs a guard; give the bundle's folder")
     return scene.guard
 
 
@@ -212,6 +213,8 @@ def benign_levels(
         ]
     )
     if not right.any():
-        raise ValueError("the model diagnoses none of the attacker's images rightly; give others")
+        raise AttackProblem(
+            "the model diagnoses none of the attacker's images rightly; give others"
+        )
     joined = zip(*(levels(reading) for reading in readings), strict=True)
     return tuple(torch.cat(level)[right] for level in joined), kinds(labels)[right]

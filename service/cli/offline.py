@@ -33,6 +33,7 @@ def workshop() -> Iterator[None]:
         refuse("this command needs the offline half: pip install 'lazaret[train]'")
     from attacks.crew import ClusterProblem
     from attacks.gradient import GradientProblem
+    from attacks.problem import AttackProblem
     from attacks.registry import UnknownAttack
     from attacks.shards import ShardProblem
     from detectors.evaluate import EvaluationProblem
@@ -48,6 +49,7 @@ def workshop() -> Iterator[None]:
             yield
     except (
         AcceptanceProblem,
+        AttackProblem,
         ClusterProblem,
         DatasetProblem,
         EvaluationProblem,
