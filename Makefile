@@ -47,10 +47,15 @@ evaluate: $(VENV)/.dev ## fit and judge the chest X-ray guard on $$LAZARET_DATA 
 		--other $(LAZARET_DATA)/cxr_hannover_covid --other $(LAZARET_DATA)/derm_isic2017 \
 		--other $(LAZARET_DATA)/fundus_idrid --images 220 --out docs/results/chest-xray
 
-bench: $(VENV)/.dev ## what the guard costs; our attacks beside foolbox's (needs $$LAZARET_DATA)
+bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (needs $$LAZARET_DATA; an hour)
 	$(BIN)/python benchmarks/guard_cost.py --bundle $(RUN)/chest-xray --out docs/results/guard_cost.md
-	$(BIN)/python benchmarks/attack_agreement.py --model chest-xray --data $(LAZARET_DATA)/cxr_kermany \
-		--images 32 --epsilons 1 2 --repeats 1 --page docs/results/attacks.md
+	$(BIN)/python benchmarks/attack_speed.py --out docs/results/attack_speed.md
+	rm -rf $(RUN)/nine-findings
+	$(BIN)/python benchmarks/nine_findings.py --data $(LAZARET_DATA) --out $(RUN)/nine-findings
+	$(BIN)/lazaret phantom dataset --out $(RUN)/bench-phantoms --images 2000 --size 128
+	$(BIN)/python -m benchmarks.agreement --model phantom --data $(RUN)/bench-phantoms \
+		--model $(RUN)/nine-findings/model --data $(RUN)/nine-findings/data \
+		--page docs/results/attacks.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md
@@ -67,6 +72,13 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 # torch alone and first, so that nothing else draws in another build of it
+# libraries to compare with; without what they ask for, which would draw in other builds of torch
+$(VENV)/.peers: $(VENV)/.dev
+	$(PIP) install -q --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8 \
+		adversarial-robustness-toolbox==1.20.1
+	$(PIP) install -q -c constraints.txt six tqdm packaging multiprocess requests
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt -e '.[train,dev]'

@@ -110,14 +110,22 @@ def _side(match: Match, side: str, model: nn.Module, pixels: Tensor, labels: Ten
     )
 
 
-def compare(name: str, model: nn.Module, pixels: Tensor, labels: Tensor) -> list[Row]:
-    """All matches on one model."""
+def compare(
+    name: str, model: nn.Module, pixels: Tensor, labels: Tensor, only: str = ""
+) -> list[Row]:
+    """All matches on one model, or those of attacks whose title begins with ``only``."""
     classes = int(model(pixels[:1]).shape[1])
     rows = []
     for match in (match for family in FAMILIES for match in family.MATCHES):
+        if not match.attack.startswith(only):
+            continue
         ours, note, theirs = _side(match, "ours", model, pixels, labels), match.note, None
+        side = max(pixels.shape[1:3])
+        largest = getattr(match, "largest_side", None)
         if not match.classes(classes):
             note = f"{note + '; ' if note else ''}does not run with {classes} classes"
+        elif largest is not None and side > largest:
+            note = f"{note + '; ' if note else ''}not run at {side} pixels a side"
         else:
             try:
                 theirs = _side(match, "theirs", model, pixels, labels)
@@ -187,6 +195,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, help="repeat, with --data")
     parser.add_argument("--data", action="append", required=True, type=Path)
     parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--only", default="", help="attacks whose title begins like this")
     parser.add_argument("--seed", type=int, default=0, help="which images are drawn")
     parser.add_argument("--json", type=Path, help="write the rows")
     parser.add_argument("--page", type=Path, help="write the table as Markdown")
@@ -196,7 +205,8 @@ def main() -> None:
     for name, data in zip(arguments.model, arguments.data, strict=True):
         model, pixels, labels = load(name, data, arguments.images, arguments.seed)
         print(f"{name}: {len(pixels)} images of {tuple(pixels.shape[1:])}", flush=True)
-        rows += compare(Path(name).parent.name if "/" in name else name, model, pixels, labels)
+        title = Path(name).parent.name if "/" in name else name
+        rows += compare(title, model, pixels, labels, arguments.only)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if arguments.page is not None:
