@@ -85,7 +85,7 @@ class Container:
 
     @classmethod
     def parse(cls, text: str) -> Container:
-        """The inverse of ``str``. Raises ``AttackProblem`` with a sentence that names the choices."""
+        """The inverse of ``str``. Raises ``AttackProblem``, which names the choices."""
         name, colon, quality = text.partition(":")
         if name not in list(Form) or (colon and not (quality.isascii() and quality.isdigit())):
             raise AttackProblem(

@@ -213,8 +213,8 @@ def unit_digest(bench: Bench, unit: Unit) -> str:
 def attack_unit(bench: Bench, unit: Unit) -> Part:
     """Attack, deliver, decode and judge one unit.
 
-    Raises ``GradientProblem`` if the model has no gradient at all, ``AttackProblem`` for logits that
-    are not finite.
+    Raises ``GradientProblem`` if the model has no gradient at all, ``AttackProblem`` for logits
+    that are not finite.
     """
     spec, n = unit.spec, len(unit.rows)
     baseline, source_files = _as_sent(bench, unit, unit.pixels.astype(np.float32), None)

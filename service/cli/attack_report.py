@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from attacks.registry import category, methods, norms
+from attacks.catalogue import entries
 from attacks.self_check import Finding
 from attacks.sets import Written, summary
 from attacks.spec import AttackSpec
@@ -169,36 +169,9 @@ def _number(value: object) -> str:
 def print_attacks() -> None:
     """Every attack: what it needs, its norms, its parameters with defaults, its source."""
     shown = Console(highlight=False)
-    for name, method in sorted(methods().items(), key=lambda item: (category(item[1]), item[0])):
-        needs = ", ".join(sorted(need.value for need in method.needs))
-        known = ", ".join(norm.value for norm in norms(method))
-        kind = category(method).replace("_", " ")
-        shown.print(f"[bold]{name}[/bold]  {kind}; needs {needs}; {known}")
-        shown.print(Padding(escape(", ".join(_parameters(method))), (0, 0, 0, 4)))
-        shown.print(Padding(escape(method.citation), (0, 0, 0, 4)), style="dim")
-
-
-_SHARED = ("method", "name", "norm", "targeted", "labels")
-
-
-def _parameters(method: type[AttackSpec]) -> list[str]:
-    schema: dict[str, Any] = method.model_json_schema()["properties"]
-    lines = []
-    for name, field in method.model_fields.items():
-        if name in _SHARED:
-            continue
-        described = schema[name]
-        unit = f" {described['unit']}" if "unit" in described else ""
-        if field.is_required():
-            lines.append(f"{name} (required){unit}")
-        else:
-            lines.append(f"{name}={field.default}{unit}{_bounds(described)}")
-    return lines
-
-
-def _bounds(described: dict[str, Any]) -> str:
-    low = described.get("minimum", described.get("exclusiveMinimum"))
-    high = described.get("maximum", described.get("exclusiveMaximum"))
-    if low is None and high is None:
-        return ""
-    return f" [{'' if low is None else low}..{'' if high is None else high}]"
+    for entry in entries():
+        shown.print(
+            f"[bold]{entry.name}[/bold]  {entry.category}; needs {entry.needs}; {entry.norms}"
+        )
+        shown.print(Padding(escape(", ".join(entry.parameters)), (0, 0, 0, 4)))
+        shown.print(Padding(escape(entry.citation), (0, 0, 0, 4)), style="dim")
