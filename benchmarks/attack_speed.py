@@ -5,15 +5,15 @@
 PGD-20, APGD-CE-20 and CW-L2 (one constant, 20 steps) on ResNet-18 and ResNet-50 for images of
 3 x 224 x 224, randomly initialised, two classes, labels = the model's own answers. Everyone is
 given the same network in evaluation mode with trainable parameters, as a user has it; a second row
-gives the libraries one with frozen parameters, which is more than they ask for. Ours goes through
+gives torchattacks one with frozen parameters, which is more than it asks for. Ours goes through
 ``models.victim.Victim``, as ``lazaret attack`` does.
 
 CPU seconds: one thread, the minimum over repeats in alternating order; wall: all cores (theirs by
-torch's own threads, ours by one worker a core), the minimum. The floor is forward and backward
-passes of the frozen network and nothing else, as many as the attack takes. Passes are counted by
-hooks in a run of their own. Success is the share of images that the unmodified network answers
-otherwise. ART, foolbox, torchattacks and adv-lib (which needs torchvision and visdom only to be
-imported; empty modules stand in for them) come from ``make bench``.
+torch's own threads, ours by one worker a core), the minimum, for networks as given. The floor is
+forward and backward passes of the frozen network and nothing else, as many as the attack takes.
+Passes are counted by hooks in a run of their own. Success is the share of images that the
+unmodified network answers otherwise. adv-lib needs torchvision and visdom only to be imported;
+empty modules stand in for them.
 """
 
 from __future__ import annotations
@@ -324,7 +324,10 @@ def measure(name: str, images: int, repeats: int) -> list[Row]:
             )
         }
         for library, (make, package) in PEERS.items():
-            for network, kind in ((copy.deepcopy(subject.network), ""), (frozen, ", frozen")):
+            kinds = [(copy.deepcopy(subject.network), "")]
+            if library == "torchattacks":
+                kinds.append((frozen, ", frozen"))
+            for network, kind in kinds:
                 run = make(subject, network, attack)
                 if run is not None:
                     runs[f"{library} {version(package)}{kind}"] = (run, run, network)
@@ -345,7 +348,8 @@ def measure(name: str, images: int, repeats: int) -> list[Row]:
                 seconds, found[library] = _seconds(alone, time.process_time)
                 cpu[library].append(seconds)
                 torch.set_num_threads(cores)
-                wall[library].append(_seconds(together, time.perf_counter)[0])
+                if ", frozen" not in library:
+                    wall[library].append(_seconds(together, time.perf_counter)[0])
             order.reverse()
         for library, (alone, _together, network) in runs.items():
             floor = library.startswith("floor")
@@ -359,7 +363,7 @@ def measure(name: str, images: int, repeats: int) -> list[Row]:
                     forwards,
                     backwards,
                     min(cpu[library]),
-                    min(wall[library]),
+                    min(wall[library], default=math.nan),
                     success,
                 )
             )
@@ -380,14 +384,18 @@ def table(rows: Sequence[Row]) -> str:
             for other in rows
             if (other.network, other.attack, other.library) == (row.network, row.attack, "lazaret")
         )
-        success = "" if math.isnan(row.success) else f"{row.success:.2f}"
         lines.append(
             f"| {row.network} | {row.attack} | {row.library} "
             f"| {row.forwards:.0f} / {row.backwards:.0f} "
             f"| {row.cpu_seconds:.2f} | {row.cpu_seconds / ours.cpu_seconds:.2f} "
-            f"| {row.wall_seconds:.2f} | {row.wall_seconds / ours.wall_seconds:.2f} | {success} |"
+            f"| {_number(row.wall_seconds)} | {_number(row.wall_seconds / ours.wall_seconds)} "
+            f"| {_number(row.success)} |"
         )
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def verdicts(rows: Sequence[Row]) -> str:
@@ -420,8 +428,8 @@ def verdicts(rows: Sequence[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=DEPTHS, default=list(DEPTHS))
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the table as Markdown")
     parser.add_argument("--json", type=Path, help="write the rows")
     arguments = parser.parse_args()

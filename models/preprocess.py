@@ -28,15 +28,26 @@ class Preprocess(nn.Module):
         self.register_buffer("bias", (-torch.tensor(spec.mean) / std).reshape(1, -1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.to(self.gain.dtype)
-        if self.spec.channels == 1:
-            x = x.mean(dim=3).unsqueeze(1)
-        else:
-            # three copies of one gray channel, or the first three of nine: RGB either way,
-            # without a branch on the number of channels
-            x = torch.cat([x, x, x], dim=3)[..., :3].permute(0, 3, 1, 2)
+        x = self._channels(pixels)
         rows, columns = self._filters(x)
         return torch.matmul(rows, torch.matmul(x, columns.T)) * self.gain + self.bias
+
+    def keeps(self, height: int, width: int) -> bool:
+        """Whether pixels of this size are neither resized nor cropped."""
+        return (height, width) == self.spec.size and self.spec.resize in (None, self.spec.size)
+
+    def unresized(self, pixels: Tensor) -> Tensor:
+        """``forward`` of pixels that it ``keeps``: the same numbers without two products by the
+        identity. Not for export, where sizes are open."""
+        return self._channels(pixels) * self.gain + self.bias
+
+    def _channels(self, pixels: Tensor) -> Tensor:
+        x = pixels.to(self.gain.dtype)
+        if self.spec.channels == 1:
+            return x.mean(dim=3).unsqueeze(1)
+        # three copies of one gray channel, or the first three of nine: RGB either way, without a
+        # branch on the number of channels
+        return torch.cat([x, x, x], dim=3)[..., :3].permute(0, 3, 1, 2)
 
     def _filters(self, x: Tensor) -> tuple[Tensor, Tensor]:
         height = torch.scalar_tensor(x.shape[2], dtype=x.dtype, device=x.device)

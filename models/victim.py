@@ -39,7 +39,9 @@ class Victim(nn.Module):
         return Victim, self._made_from
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return class_logits(self.network(self.preprocess(pixels)), self.spec.head)
+        prepare = self.preprocess
+        x = prepare.unresized(pixels) if prepare.keeps(*pixels.shape[1:3]) else prepare(pixels)
+        return class_logits(self.network(x), self.spec.head)
 
 
 def _folded(network: nn.Module) -> nn.Module:

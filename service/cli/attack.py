@@ -9,7 +9,10 @@ import typer
 
 from service.cli.sentence import refuse
 
-EXAMPLE = "Example: lazaret attack --model phantom --data scans --out adversarial --epsilon 1"
+EXAMPLE = (
+    "Example: lazaret attack --bundle bundles/chest-xray --aware --data scans --out adversarial "
+    "--attacks pgd:eps=1/255,joint_pgd:eps=1/255"
+)
 
 
 def _show(value: bool) -> None:
