@@ -121,7 +121,7 @@ def compare(
             continue
         ours, note, theirs = _side(match, "ours", model, pixels, labels), match.note, None
         side = max(pixels.shape[1:3])
-        largest = getattr(match, "largest_side", None)
+        largest = match.largest_side
         if not match.classes(classes):
             note = f"{note + '; ' if note else ''}does not run with {classes} classes"
         elif largest is not None and side > largest:

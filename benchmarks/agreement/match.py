@@ -74,3 +74,5 @@ class Match:
     """A known fault of the peer, or how the budgets were made equal."""
     classes: Callable[[int], bool] = lambda classes: classes >= 2
     """Whether the peer runs on a model of so many classes at all."""
+    largest_side: int | None = None
+    """The peer is only run on images of at most so many pixels a side."""

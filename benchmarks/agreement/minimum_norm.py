@@ -161,11 +161,12 @@ MATCHES: tuple[Match, ...] = (
     _match(
         "cw_l2",
         Norm.L2,
-        {"steps": _STEPS, "search_steps": 1, "initial_constant": 1.0, "abort_early": False},
+        {"steps": _STEPS, "search_steps": 1, "initial_constant": 0.5, "abort_early": False},
         _TORCHATTACKS,
         partial(_torchattacks, torchattacks.CW, c=1, kappa=0, steps=_STEPS, lr=0.01),
-        "torchattacks has one constant and no search; a pixel at 0 or 1 becomes infinite in tanh "
-        "space and never moves",
+        "torchattacks has one constant, 1, and no search; it multiplies the true logit by 0, not "
+        "leaving it out, which with two opposite logits halves the constant, so ours is 0.5; a "
+        "pixel at 0 or 1 becomes infinite in tanh space and never moves",
     ),
     _match(
         "deepfool",
@@ -243,6 +244,7 @@ MATCHES: tuple[Match, ...] = (
         ours=_our_jsma,
         theirs=partial(_one_by_one, _their_jsma),
         minimum=True,
+        largest_side=32,
         note="towards the next class, brightening only; torchattacks weighs every pair of pixels, "
         "in memory that grows with the fourth power of the side, and ranks by derivative alone; "
         "small images only",

@@ -26,7 +26,9 @@ def test_a_projection_is_in_the_ball_and_nearer_than_any_other_point(
     ball = Ball.around(source, epsilon, norm)
     projected = ball.project(point)
 
-    assert (size(projected - source, norm) <= epsilon * (1 + 1e-5) + 1e-4).all()
+    # a pixel in grey levels is held to 2^-17, and an L1 norm adds that up
+    rounding = 2**-17 * source[0].numel()
+    assert (size(projected - source, norm) <= epsilon * (1 + 1e-5) + rounding).all()
     assert projected.min() >= 0
     assert projected.max() <= 255
     torch.testing.assert_close(ball.project(projected), projected, rtol=0, atol=1e-2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.generate import generate
+from attacks.generate import Sources, bench_of, generate
 from attacks.gradient import Ailment, GradientFinding, GradientProblem
 from attacks.registry import named
 from attacks.white_box.bim import bim
@@ -90,8 +90,7 @@ def test_generation_goes_on_and_lists_the_images_it_could_not_guide():
         return two(torch.where(level > 150, level.detach(), level - 90))
 
     images = [np.full((16, 16, 1), level, dtype=np.uint8) for level in (100, 200)]
-    (result,) = generate(
-        saturated_when_bright, images, [0, 0], ["a", "b"], ["dim", "bright"], [named("bim", 16.0)]
-    )
+    sources = Sources(images, np.zeros(2, dtype=np.int64), ["a", "b"], ["dim", "bright"])
+    (result,) = generate(bench_of(saturated_when_bright), [named("bim", 16.0)], sources)
     assert [(f.ailment, f.keys) for f in result.findings] == [(Ailment.ZERO, ("bright",))]
     assert result.success.tolist() == [True, False]
