@@ -33,7 +33,6 @@ from attacks.registry import AnySpec
 from attacks.spec import AttackSpec
 from attacks.work import Part, Unit
 from models.imaging.decode import digest as pixel_digest
-from models.imaging.encode import png
 
 MANIFEST = "manifest.json"
 SHARD_BYTES = 128 * 2**20
@@ -214,7 +213,9 @@ class SetWriter:
         if not self._keep_files or container is None:
             return None
         data = (
-            part.files[i] if part.files is not None else png(np.asarray(part.pixels[i], np.uint8))
+            part.files[i]
+            if part.files is not None
+            else container.source_file(np.asarray(part.pixels[i], np.uint8))
         )
         return self._write(f"files/{_plain(row, key)}{container.suffix}", data)
 

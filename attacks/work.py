@@ -23,7 +23,7 @@ from torch import Tensor
 
 from attacks.access import Access
 from attacks.ball import Norm
-from attacks.container import Container, Form
+from attacks.container import Container
 from attacks.gradient import Ailment, GradientFinding, refuse
 from attacks.guarded import GuardedModel
 from attacks.judge import Answer, Answers, Grid, Judge, agree
@@ -278,7 +278,7 @@ def attack_unit(bench: Bench, unit: Unit) -> Part:
 def _access(bench: Bench, spec: AttackSpec, images: int) -> Access:
     asks = Need.GRADIENTS not in spec.needs
     container, model = bench.container, bench.model
-    if container is not None and container.form is Form.JPEG and not asks:
+    if container is not None and not container.lossless and not asks:
 
         def through(pixels: Tensor) -> Tensor:
             return bench.model(container.through(pixels))
@@ -308,7 +308,7 @@ def _as_sent(
         )
         for image, source in zip(floats, unit.pixels, strict=True)
     ]
-    keeps = bench.container.form is not Form.PNG8
+    keeps = not bench.container.plain
     return (
         np.stack([item.pixels for item in made]),
         tuple(item.file for item in made) if keeps else None,
