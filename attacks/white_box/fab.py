@@ -49,7 +49,9 @@ def fab(
     β x``. At last, a search on the segment from the source to the best image.
 
     The boundary is linearised where x was judged, before a step back, not after it: one forward
-    pass a step instead of two, for nearly the same hyperplane.
+    pass a step instead of two, for nearly the same hyperplane. Not so for L1, whose change sits on
+    the few steepest components and follows their order: there a step back is a step of its own,
+    and the next one linearises where it led.
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
@@ -114,6 +116,8 @@ def fab(
                 a = torch.where(closest.length[rows].isfinite(), a, 0)
             a = each(a)
             x = ((1 - a) * (back + eta * onto) + a * (source + eta * onto_source)).clamp_(0, WHITE)
+            if norm is Norm.L1:
+                x = torch.where(each(boundary.turned), back, x)
         with torch.no_grad():
             turned = reached(view(x), goal, targeted=targeted)
         closest.offer(rows, x, turned, size(x - source, norm))

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def _side(match: Match, side: str, model: nn.Module, pixels: Tensor, labels: Ten
     seconds = time.process_time() - start
     with torch.no_grad():
         fooled = reached(model(found), labels, targeted=False)
-    norms = size(found - pixels, match.norm).double()
+    norms = (match.distance or partial(size, norm=match.norm))(found - pixels).double()
     norms[~fooled] = math.inf
     return Side(
         float(fooled.double().mean()),

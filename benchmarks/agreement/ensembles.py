@@ -23,6 +23,8 @@ from attacks.spec import Scene
 from benchmarks.agreement.match import Match, Run, Setting, to_grey
 
 STEPS = 20
+ART_PASSES = 31
+"""Steps of one forward and one backward pass, for 20 of two forward passes and one backward."""
 QUERIES = 500
 LEVEL = 1.0
 """Grey levels of change: ε for L-inf, the root mean square for L2."""
@@ -203,8 +205,9 @@ MATCHES: tuple[Match, ...] = (
         ART,
         art_apgd,
         classes=2,
-        steps=STEPS,
-        note="the peer spends a second forward pass a step on its loss; it counts a step as a rise "
+        steps=ART_PASSES,
+        note="the peer spends a second forward pass a step on its loss, ours has steps for as many "
+        "passes; the peer counts a step as a rise "
         "only if it beats the best loss so far, not the last; it takes no single-logit model",
     ),
     *in_both_norms(

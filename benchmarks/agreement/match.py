@@ -74,5 +74,8 @@ class Match:
     """A known fault of the peer, or how the budgets were made equal."""
     classes: Callable[[int], bool] = lambda classes: classes >= 2
     """Whether the peer runs on a model of so many classes at all."""
+    distance: Callable[[Tensor], Tensor] | None = None
+    """``float32[N, H, W, C]``, a change in grey levels, to ``[N]``: what both sides make small, if
+    it is not the norm."""
     largest_side: int | None = None
     """The peer is only run on images of at most so many pixels a side."""

@@ -17,12 +17,13 @@ import torchattacks
 from torch import Tensor
 
 from attacks.access import at
-from attacks.ball import Norm
+from attacks.ball import WHITE, Norm, size
 from attacks.registry import named
 from attacks.spec import Scene
 from benchmarks.agreement.match import Match, Run, Setting, to_grey
 
 _STEPS = 100
+_FAB_L1_STEPS = 2 * _STEPS
 _SEARCH = {"steps": _STEPS, "search_steps": 6, "initial_constant": 0.1}
 _EVERYTHING = 1e6
 """A budget that nothing exceeds: foolbox and pyautoattack want one."""
@@ -121,7 +122,7 @@ def _match(
     peer: str,
     theirs: Callable[[Setting], Tensor],
     note: str = "",
-    classes: Callable[[int], bool] = lambda count: count >= 2,
+    distance: Callable[[Tensor], Tensor] | None = None,
 ) -> Match:
     values = {"norm": norm, **parameters}
     return Match(
@@ -132,14 +133,22 @@ def _match(
         theirs=theirs,
         minimum=True,
         note=note,
-        classes=classes,
+        distance=distance,
     )
 
 
-_ELASTIC = (
-    "foolbox takes two forward passes a step, and returns a black image on failure; the rule EN "
-    "does not choose by the norm compared here"
-)
+def _elastic(beta: float) -> Callable[[Tensor], Tensor]:
+    """The distance that the rule EN chooses by, of pixels in 0 to 1."""
+
+    def distance(change: Tensor) -> Tensor:
+        return beta * size(change, Norm.L1) / WHITE + (size(change, Norm.L2) / WHITE) ** 2
+
+    return distance
+
+
+_ELASTIC = "its distance, not a norm, is compared"
+_TWICE = "the peer takes two forward passes a step"
+_FISTA = f"{_TWICE}, and so does ours here (FISTA)"
 _FOOLBOX = f"foolbox {foolbox.__version__}"
 _TORCHATTACKS = f"torchattacks {torchattacks.__version__}"
 _PYAUTOATTACK = f"pyautoattack {version('pyautoattack')}"
@@ -193,37 +202,29 @@ MATCHES: tuple[Match, ...] = (
         "torchattacks attacks one image at a time and multiplies the whole change by 1.02 in "
         "every step",
     ),
-    _match(
-        "ead",
-        Norm.L1,
-        {**_SEARCH, "rule": "en"},
-        _FOOLBOX,
-        partial(
-            _foolbox,
-            foolbox.attacks.EADAttack(
-                steps=_STEPS, binary_search_steps=6, initial_const=0.1, decision_rule="EN"
+    *(
+        _match(
+            "ead",
+            Norm.L1,
+            {**_SEARCH, "rule": rule, "beta": 1e-2, "accelerated": rule == "l1"},
+            _FOOLBOX,
+            partial(
+                _foolbox,
+                foolbox.attacks.EADAttack(
+                    steps=_STEPS, binary_search_steps=6, initial_const=0.1, decision_rule=theirs
+                ),
             ),
-        ),
-        _ELASTIC,
-    ),
-    _match(
-        "ead",
-        Norm.L1,
-        {**_SEARCH, "rule": "l1"},
-        _FOOLBOX,
-        partial(
-            _foolbox,
-            foolbox.attacks.EADAttack(
-                steps=_STEPS, binary_search_steps=6, initial_const=0.1, decision_rule="L1"
-            ),
-        ),
-        _ELASTIC,
+            f"rule {theirs}; {_FISTA if rule == 'l1' else f'{_ELASTIC}; {_TWICE}'}; foolbox "
+            "returns a black image on failure",
+            _elastic(1e-2) if rule == "en" else None,
+        )
+        for rule, theirs in (("en", "EN"), ("l1", "L1"))
     ),
     *(
         _match(
             "ead",
             Norm.L1,
-            {**_SEARCH, "rule": rule, "beta": 1e-3},
+            {**_SEARCH, "rule": rule, "beta": 1e-3, "accelerated": rule == "l1"},
             _TORCHATTACKS,
             partial(
                 _torchattacks,
@@ -233,7 +234,8 @@ MATCHES: tuple[Match, ...] = (
                 initial_const=0.1,
                 beta=1e-3,
             ),
-            "torchattacks takes two forward passes a step",
+            f"rule {rule.upper()}; {_FISTA if rule == 'l1' else f'{_ELASTIC}; {_TWICE}'}",
+            _elastic(1e-3) if rule == "en" else None,
         )
         for rule, attack in (("l1", torchattacks.EADL1), ("en", torchattacks.EADEN))
     ),
@@ -253,12 +255,16 @@ MATCHES: tuple[Match, ...] = (
         _match(
             "fab",
             norm,
-            {"steps": _STEPS},
+            {"steps": steps},
             _PYAUTOATTACK,
             partial(_pyautoattack, name),
-            "pyautoattack takes two forward passes a step",
+            f"{_TWICE}, of {_STEPS}; ours one, of {steps}",
         )
-        for norm, name in ((Norm.LINF, "Linf"), (Norm.L2, "L2"), (Norm.L1, "L1"))
+        for norm, name, steps in (
+            (Norm.LINF, "Linf", _STEPS),
+            (Norm.L2, "L2", _STEPS),
+            (Norm.L1, "L1", _FAB_L1_STEPS),
+        )
     ),
     *(
         _match(
@@ -267,7 +273,7 @@ MATCHES: tuple[Match, ...] = (
             {"steps": _STEPS},
             _TORCHATTACKS,
             partial(_torchattacks_fab, name),
-            "torchattacks takes two forward passes a step",
+            _TWICE,
         )
         for norm, name in ((Norm.LINF, "Linf"), (Norm.L2, "L2"))
     ),
