@@ -47,6 +47,7 @@ class _Unit(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
+        self.eval()  # torchattacks puts a model back into the mode in which it got it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x.permute(0, 2, 3, 1) * 255)
