@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.access import at
-from attacks.ball import WHITE, Norm
+from attacks.ball import WHITE, Norm, size
 from attacks.gradient import OnFinding, refuse
 from attacks.minimum import Closest, GradientHealth
 from attacks.objective import Model, gaps, reached
-from attacks.spec import AttackSpec, Kind, Scene
+from attacks.spec import AttackSpec, Count, Kind, Scene
 
 Direction = Literal["up", "down", "both"]
 
@@ -27,22 +27,20 @@ def jsma(
     *,
     theta: float = WHITE,
     direction: Direction = "both",
-    at_once: Literal[1, 2] = 2,
-    shortlist: int = 64,
+    at_once: int = 2,
     epsilon: float | None = None,
     targeted: bool = False,
     on_finding: OnFinding = refuse,
 ) -> Tensor:
     """Move the pixels of largest saliency ``α |β|`` by θ until the answer changes, where α > 0 is
-    how much the move raises the logit of the target and β < 0 how much it raises all the others.
+    how much the move raises the target and β < 0 how much it raises all the other classes.
 
-    Untargeted, the target of each step is the class nearest to winning. With two classes, and for
-    findings, -α and β are both the nearest gap: of the two logits of a sigmoid head one never
-    moves. α and β are of the move itself, derivative times distance: the paper's images are black
-    and white, where every pixel has the same way to go; most medical ones are grey.
-
-    Pairs are sought among the ``shortlist`` moves of largest α and that of smallest β, not among
-    all, whose number grows with the fourth power of an image's side. A pixel moves once.
+    Both are taken of the softmax, as the paper defines it, where β = -α (what one class wins, the
+    others lose) and the best pair is the two best pixels. Of logits, whose sum means nothing,
+    libraries find pixels that lower the others on average and never reach a target among many.
+    What is differentiated is the target's log-odds, which rank as its probability does and do not
+    saturate; untargeted, and for findings, the nearest gap. A pixel moves once. At last
+    those that have become needless go back.
 
     Args:
         pixels: ``float32[N, H, W, C]`` in grey levels 0 to 255.
@@ -71,100 +69,74 @@ def jsma(
         closest.offer(rows, x.detach(), turned, changed)
         if spent >= budget:
             break
-        derivatives = _derivatives(logits, x, labels[rows], targeted, health)
-        if derivatives is None:
+        standing = _standing(logits, labels[rows], targeted)
+        if not health.connected(standing):
             break
-        rise, others = (health.mended(part, rows, ~turned) for part in derivatives)
+        (gradient,) = torch.autograd.grad(standing.sum(), x)
+        gradient = health.mended(gradient, rows, ~turned)
         with torch.no_grad():
             x = x.detach()
             count = min(at_once, budget - spent)
-            moves = torch.stack([(x + theta).clamp_(max=WHITE), (x - theta).clamp_(min=0)], 1)
-            chosen, found = _salient(
-                _effect(rise, moves, x),
-                _effect(others, moves, x),
-                free,
-                direction,
-                count,
-                shortlist,
-            )
-            kept = ~turned & found
-            taken = torch.zeros((len(rows), 2 * area), dtype=torch.bool, device=x.device)
-            taken.scatter_(1, chosen, True)
-            up, down = taken.view(len(rows), 2, *x.shape[1:3], 1).unbind(1)
-            x = torch.where(up, moves[:, 0], torch.where(down, moves[:, 1], x))[kept]
-            free = (free & ~taken.view(len(rows), 2, area).any(dim=1))[kept]
-            rows = rows[kept]
+            moves = torch.stack([(x + theta).clamp_(max=WHITE), (x - theta).clamp_(min=0)], dim=1)
+            # by derivative, not by derivative times distance: the long way of a dark pixel to white
+            # is worth less than its first step promises
+            alpha = (gradient[:, None] * (moves - x[:, None]).sign()).sum(dim=4).flatten(2)
+            if direction != "both":
+                alpha[:, int(direction == "up")] = -torch.inf
+            best, way = alpha.max(dim=1)
+            values, chosen = best.masked_fill_(~free, -torch.inf).topk(count, dim=1)
+            kept = ~turned & (values[:, 0] > 0)
+            # of a pair, one pixel may still be worth its move when the other is not
+            taken = torch.zeros_like(free).scatter_(1, chosen, values > 0)
+            shape = (len(rows), *x.shape[1:3], 1)
+            moved = torch.where(way.view(shape) == 1, moves[:, 1], moves[:, 0])
+            x = torch.where(taken.view(shape), moved, x)[kept]
+            free, rows = (free & ~taken)[kept], rows[kept]
             spent += count
     health.report(on_finding)
+    _give_back(model, labels, closest, targeted)
     return closest.within(None, Norm.L0)
 
 
-def _derivatives(
-    logits: Tensor, x: Tensor, labels: Tensor, targeted: bool, health: GradientHealth
-) -> tuple[Tensor, Tensor] | None:
-    """``[n, H, W, C]`` each: the derivatives of the target's logit and of the others' sum."""
-    if labels.ndim == 2 or logits.shape[1] == 2:
-        nearest = gaps(logits, labels, targeted=targeted).amin(dim=1)
-        if not health.connected(nearest):
-            return None
-        (others,) = torch.autograd.grad(nearest.sum(), x)
-        return -others, others
-    target = labels
-    if not targeted:
-        place = gaps(logits, labels).argmin(dim=1)
-        target = place + (place >= labels)  # gaps leave out the label's own column
-    toward = logits.gather(1, target[:, None])[:, 0]
-    if not health.connected(toward):
-        return None
-    (rise,) = torch.autograd.grad(toward.sum(), x, retain_graph=True)
-    (everything,) = torch.autograd.grad(logits.sum(), x)
-    return rise, everything - rise
+def _give_back(model: Model, labels: Tensor, closest: Closest, targeted: bool) -> None:
+    """Return the pixels that early steps moved and later ones made needless: as many of those
+    worth least, to first order at the image found, as it can do without (bisection)."""
+    rows = (closest.length.isfinite() & (closest.length > 1)).nonzero()[:, 0]
+    if len(rows) == 0:
+        return
+    view, goal, source = at(model, rows), labels[rows], closest.source[rows]
+    x = closest.image[rows].detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(_standing(view(x), goal, targeted).sum(), x)
+    with torch.no_grad():
+        x = x.detach()
+        change = x - source
+        worth = (gradient * change).sum(dim=3).flatten(1)
+        changed = (change != 0).any(dim=3).flatten(1)
+        rank = worth.masked_fill(~changed, torch.inf).argsort(dim=1).argsort(dim=1)
+        fewest, most = torch.zeros(len(rows), device=x.device), closest.length[rows]
+        while len(undecided := (most - fewest > 1).nonzero()[:, 0]):
+            back = ((fewest + most) / 2).floor()[undecided]
+            kept = rank[undecided] >= back[:, None]
+            fewer = torch.where(kept.view(-1, *x.shape[1:3], 1), x[undecided], source[undecided])
+            turned = reached(at(view, undecided)(fewer), goal[undecided], targeted=targeted)
+            closest.offer(rows[undecided], fewer, turned, size(fewer - source[undecided], Norm.L0))
+            fewest[undecided] = torch.where(turned, back, fewest[undecided])
+            most[undecided] = torch.where(turned, most[undecided], back)
 
 
-def _effect(derivative: Tensor, moves: Tensor, x: Tensor) -> Tensor:
-    """``[n, 2 H W]``: what brightening each pixel changes to first order, then what darkening."""
-    change = derivative[:, None] * (moves - x[:, None])
-    return change.sum(dim=4).flatten(1)
-
-
-def _salient(
-    alpha: Tensor, beta: Tensor, free: Tensor, direction: Direction, count: int, shortlist: int
-) -> tuple[Tensor, Tensor]:
-    """The ``count`` moves of largest saliency, ``int64[n, count]``, and ``bool[n]``: whether there
-    is one at all (equation 8; for pairs, algorithm 3)."""
-    area = free.shape[1]
-    allowed = torch.cat([free & (direction != "down"), free & (direction != "up")], dim=1)
-    allowed &= (alpha != 0) | (beta != 0)
-    if count == 1:
-        saliency = torch.where(allowed & (alpha > 0) & (beta < 0), -alpha * beta, 0)
-        best = saliency.max(dim=1, keepdim=True)
-        return best.indices, best.values[:, 0] > 0
-    size = min(shortlist, area)
-    listed = torch.cat(
-        [
-            torch.where(allowed, alpha, -torch.inf).topk(size, dim=1).indices,
-            torch.where(allowed, -beta, -torch.inf).topk(size, dim=1).indices,
-        ],
-        dim=1,
-    )
-    a, b, usable, pixel = (
-        alpha.gather(1, listed),
-        beta.gather(1, listed),
-        allowed.gather(1, listed),
-        listed % area,
-    )
-    a, b = a[:, :, None] + a[:, None], b[:, :, None] + b[:, None]
-    valid = usable[:, :, None] & usable[:, None] & (pixel[:, :, None] != pixel[:, None])
-    saliency = torch.where(valid & (a > 0) & (b < 0), -a * b, 0).flatten(1)
-    best = saliency.max(dim=1)
-    pair = torch.stack([best.indices // (2 * size), best.indices % (2 * size)], dim=1)
-    return listed.gather(1, pair), best.values > 0
+def _standing(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
+    """``[n]``: the target's log-odds, or how far the image is across its nearest gap."""
+    if labels.ndim == 2 or not targeted:
+        return -gaps(logits, labels, targeted=targeted).amin(dim=1)
+    own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], True)
+    rest = logits.masked_fill(own, -torch.inf).logsumexp(dim=1)
+    return logits.gather(1, labels[:, None])[:, 0] - rest
 
 
 class JSMA(AttackSpec):
     """Spec of ``jsma``."""
 
-    citation: ClassVar = "Papernot et al. 2016, arXiv 1511.07528, algorithms 2 and 3"
+    citation: ClassVar = "Papernot et al. 2016, arXiv 1511.07528, algorithm 3"
     kind: ClassVar = Kind.MINIMUM
     smoke: ClassVar = {"epsilon": 24}
 
@@ -176,10 +148,8 @@ class JSMA(AttackSpec):
     """θ: how far a pixel moves, short of black and white."""
     direction: Direction = "both"
     """Whether pixels may get brighter, darker, or either."""
-    at_once: Literal[1, 2] = 2
+    at_once: Count = 2
     """Pixels moved in a step."""
-    shortlist: Annotated[int, Field(ge=2, le=1000)] = 64
-    """Moves among which pairs are sought, twice."""
 
     def attack(self, scene: Scene) -> Tensor:
         return jsma(
@@ -189,7 +159,6 @@ class JSMA(AttackSpec):
             theta=self.theta,
             direction=self.direction,
             at_once=self.at_once,
-            shortlist=self.shortlist,
             epsilon=self.epsilon,
             targeted=self.targeted,
             on_finding=scene.on_finding,

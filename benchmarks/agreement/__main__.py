@@ -118,7 +118,8 @@ def _side(match: Match, side: str, model: nn.Module, pixels: Tensor, labels: Ten
     found = (match.ours if side == "ours" else match.theirs)(setting).detach().float()
     seconds = time.process_time() - start
     with torch.no_grad():
-        fooled = reached(model(found), labels, targeted=False)
+        goal = (labels + 1) % setting.classes if match.towards_next else labels
+        fooled = reached(model(found), goal, targeted=match.towards_next)
     norms = (match.distance or partial(size, norm=match.norm))(found - pixels).double()
     norms[~fooled] = math.inf
     return Side(

@@ -78,5 +78,7 @@ class Match:
     distance: Callable[[Tensor], Tensor] | None = None
     """``float32[N, H, W, C]``, a change in grey levels, to ``[N]``: what both sides make small, if
     it is not the norm."""
+    towards_next: bool = False
+    """The class after the label is to be reached; otherwise, any but the label."""
     largest_side: int | None = None
     """The peer is only run on images of at most so many pixels a side."""

@@ -11,9 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import foolbox
+import numpy as np
 import pyautoattack.fab_pt
 import torch
 import torchattacks
+from art.attacks.evasion import SaliencyMapMethod
+from art.estimators.classification import PyTorchClassifier
 from torch import Tensor
 
 from attacks.access import at
@@ -102,6 +105,23 @@ def _their_jsma(setting: Setting) -> Tensor:
     adversary = torchattacks.JSMA(_Single(setting), theta=1.0, gamma=0.1)
     adversary.set_mode_targeted_by_function(lambda _, labels: (labels + 1) % setting.classes)
     return to_grey(adversary(setting.unit_pixels, setting.labels))
+
+
+def _art_jsma(setting: Setting) -> Tensor:
+    classifier = PyTorchClassifier(
+        setting.unit_model,
+        torch.nn.CrossEntropyLoss(),
+        tuple(setting.unit_pixels.shape[1:]),
+        setting.classes,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    targets = ((setting.labels + 1) % setting.classes).cpu().numpy()
+    attack = SaliencyMapMethod(classifier, theta=1.0, gamma=0.1, verbose=False)
+    unit = attack.generate(
+        setting.unit_pixels.cpu().numpy(), np.eye(setting.classes, dtype=np.float32)[targets]
+    )
+    return to_grey(torch.from_numpy(unit).to(setting.pixels))
 
 
 def _pyautoattack(norm: str, setting: Setting) -> Tensor:
@@ -241,11 +261,22 @@ MATCHES: tuple[Match, ...] = (
     ),
     Match(
         attack=named("jsma", parameters={"targeted": True}).title,
+        peer=f"ART {version('adversarial-robustness-toolbox')}",
+        norm=Norm.L0,
+        ours=_our_jsma,
+        theirs=_art_jsma,
+        minimum=True,
+        towards_next=True,
+        note="towards the next class, brightening only; ART ranks by the target's derivative alone",
+    ),
+    Match(
+        attack=named("jsma", parameters={"targeted": True}).title,
         peer=_TORCHATTACKS,
         norm=Norm.L0,
         ours=_our_jsma,
         theirs=partial(_one_by_one, _their_jsma),
         minimum=True,
+        towards_next=True,
         largest_side=32,
         note="towards the next class, brightening only; torchattacks weighs every pair of pixels, "
         "in memory that grows with the fourth power of the side, and ranks by derivative alone; "
