@@ -86,8 +86,12 @@ def model_card(spec: ModelSpec, report: Report, data: str, licence: str, recipe:
     ]
     height, width = spec.preprocessing.size
     steps = ", ".join(
-        f"{key} {value}" for key, value in asdict(recipe).items() if key != "surrogate"
+        f"{key} {value}"
+        for key, value in asdict(recipe).items()
+        if key not in ("surrogate", "hardening", "start")
     )
+    hardening = recipe.hardening
+    origin = f"trained on from {recipe.start}" if recipe.start else "trained from scratch"
     calibration = "" if recipe.surrogate else "; the guard is never calibrated on them"
     return "\n".join(
         [
@@ -96,12 +100,21 @@ def model_card(spec: ModelSpec, report: Report, data: str, licence: str, recipe:
             "**A demonstration. It is no medical device and must not be used for any diagnosis.**",
             "",
             f"A residual network for {height} x {width} pixels that tells "
-            f"{' from '.join(spec.classes)}, trained from scratch.",
+            f"{' from '.join(spec.classes)}, {origin}.",
             "",
             f"- Data: {data}. Licence of the images: {licence}.",
             f"- Trained on the images of {len(spec.trained_on)} patients (or sources), which "
             f"`model.json` lists as digests{calibration}.",
             f"- Recipe: {steps}.",
+            *(
+                [
+                    f"- Hardened: {hardening.attacked:.0%} of the images were moved against the "
+                    f"model by up to {hardening.epsilon:g} grey levels in one step, the others got "
+                    f"noise of up to {hardening.noise:g}."
+                ]
+                if hardening
+                else []
+            ),
             *(["- " + SURROGATE.format(seed=recipe.seed)] if recipe.surrogate else []),
             "",
             f"On {report.images} test images of {report.patients} patients, none of them seen in "

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from models.datasets import Loaded, group_digest
 from models.diagnostic import DiagnosticModel
+from models.hardening import Hardening, harden
 from models.head import class_logits
 from models.resnet import resnet
 from models.spec import ModelSpec
@@ -37,6 +38,9 @@ class Recipe:
     shift: float = 0.05
     contrast: float = 0.2
     seed: int = 0
+    hardening: Hardening | None = None
+    start: str = ""
+    """The name of the model whose weights training goes on from, for the card."""
     surrogate: bool = False
     """An attacker's model: trained on exactly the patients that a model of the same seed and
     ``held_back`` is never shown, from weights of its own."""
@@ -91,9 +95,14 @@ def train(
     device: str = "cpu",
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_batch: Callable[[int], None] = lambda _: None,
+    start: DiagnosticModel | None = None,
 ) -> DiagnosticModel:
     """Train on the patients that ``recipe`` does not hold back (a surrogate: on those that it does)
-    and return the best epoch's model.
+    and return the best epoch's model: the one of lowest loss on the validation patients, and with
+    hardening of lowest loss on their hardened images.
+
+    Args:
+        start: a model of the same network and ``spec`` whose weights to go on from.
 
     Its ``spec.trained_on`` lists the patients whose images it saw. Deterministic for a seed on one
     machine and number of threads.
@@ -115,6 +124,8 @@ def train(
         }
     )
     network = resnet(**spec.arguments)  # type: ignore[arg-type]  # JSON values, checked by use
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
     model = DiagnosticModel(spec, network).to(device)
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     with torch.no_grad():
@@ -129,13 +140,25 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.15
     )
+
+    def hardened(x: Tensor, index: Tensor, draws: torch.Generator) -> Tensor:
+        if recipe.hardening is None:
+            return x
+
+        def gradient_at(moved: Tensor) -> Tensor:
+            moved.requires_grad_()
+            loss = _loss(model, network(moved), labels[index], weights)
+            return torch.autograd.grad(loss, moved)[0]
+
+        return harden(x, gradient_at, model.preprocess, recipe.hardening, draws)
+
     best_loss, best_state, since = float("inf"), network.state_dict(), 0
     for number in range(1, recipe.epochs + 1):
         network.train()
         order = torch.tensor(fitted)[torch.randperm(len(fitted), generator=generator)]
         losses = []
         for index in torch.split(order, recipe.batch):
-            batch = augment(inputs[index], recipe, generator)
+            batch = hardened(augment(inputs[index], recipe, generator), index, generator)
             loss = _loss(model, network(batch), labels[index], weights)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
@@ -144,10 +167,11 @@ def train(
             losses.append(float(loss.detach()))
             on_batch(len(index))
         network.eval()
+        same_draws = torch.Generator().manual_seed(seed)
+        parts = torch.split(torch.tensor(validated), 64)
+        seen_by_it = [hardened(inputs[i], i, same_draws) for i in parts]
         with torch.no_grad():
-            logits = torch.cat(
-                [network(inputs[i]) for i in torch.split(torch.tensor(validated), 64)]
-            )
+            logits = torch.cat([network(x) for x in seen_by_it])
             loss_now = float(_loss(model, logits, labels[validated], weights))
             right = model_predictions(model, logits) == labels[validated]
         better = loss_now < best_loss
@@ -161,8 +185,9 @@ def train(
         if since >= recipe.patience:
             break
     network.load_state_dict(best_state)
-    seen = sorted({group_digest(loaded.examples[i].group) for i in shown})
-    model.spec = spec.model_copy(update={"trained_on": tuple(seen), "taps": model.taps})
+    seen = {group_digest(loaded.examples[i].group) for i in shown}
+    seen |= set(start.spec.trained_on) if start is not None else set()
+    model.spec = spec.model_copy(update={"trained_on": tuple(sorted(seen)), "taps": model.taps})
     return model.eval()
 
 

@@ -8,9 +8,11 @@ from typer.testing import CliRunner
 
 from models.datasets import group_digest, read_dataset
 from models.diagnostic import DiagnosticModel
+from models.hardening import Hardening, harden
 from models.load import load_model
 from models.model_card import Report, Share, model_card
 from models.phantom.dataset import write_dataset
+from models.preprocess import Preprocess
 from models.spec import ModelSpec, Preprocessing
 from models.train import Recipe, shown_and_fitted
 from service.cli import app
@@ -62,3 +64,41 @@ def test_other_cards_say_nothing_of_surrogates() -> None:
     card = model_card(spec, Report(2, 2, share, (share, share), 0.5), "d", "l", Recipe())
     assert "surrogate" not in card
     assert "never calibrated" in card
+
+
+def test_hardening_goes_on_from_a_model_and_stays_within_its_strength(
+    data: Path, tmp_path: Path
+) -> None:
+    def lazaret(*arguments: object) -> None:
+        done = CliRunner().invoke(app, ["train", "--data", str(data), *map(str, arguments)])
+        assert done.exit_code == 0, done.output
+
+    lazaret("--out", tmp_path / "first", "--size", 32, "--widths", "8,12", "--blocks", "1,1")
+    lazaret(
+        *("--out", tmp_path / "hard", "--start", tmp_path / "first"),
+        *("--harden", 6, "--epochs", 2),
+    )
+    first, hard = load_model(str(tmp_path / "first")), load_model(str(tmp_path / "hard"))
+    assert isinstance(first, DiagnosticModel)
+    assert isinstance(hard, DiagnosticModel)
+    assert hard.spec.trained_on == first.spec.trained_on
+    assert hard.spec.arguments == first.spec.arguments
+    card = (tmp_path / "hard" / "card.md").read_text()
+    assert "trained on from first" in card
+    assert "Hardened: 70% of the images were moved against the model by up to 6 grey" in card
+
+
+def test_hardening_moves_within_its_strength_and_towards_the_loss() -> None:
+    preprocess = Preprocess(Preprocessing(resize=(8, 8), mean=(0.5,), std=(0.25,)))
+    pixels = torch.randint(0, 256, (64, 8, 8, 1), generator=torch.Generator().manual_seed(1))
+    x = preprocess(pixels)
+    draws = torch.Generator().manual_seed(0)
+    attacked = harden(x, torch.ones_like, preprocess, Hardening(6.0, 0.0, attacked=1.0), draws)
+    grey = (attacked - x) / preprocess.gain
+    assert grey.abs().max() <= 6.0001
+    assert grey.mean() > 1
+    values = (attacked - preprocess.bias) / preprocess.gain
+    assert values.min() >= -1e-3
+    assert values.max() <= 255.001
+    noisy = harden(x, torch.ones_like, preprocess, Hardening(6.0, 8.0, attacked=0.0), draws)
+    assert 1 < ((noisy - x) / preprocess.gain).std() < 8
