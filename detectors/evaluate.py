@@ -7,12 +7,15 @@ passing null test there is no evaluation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
 from detectors.bundle import Bundle
+from detectors.curves import Hits, curves
 from detectors.evaluation import (
     FPRS,
     AttackResult,
@@ -22,6 +25,7 @@ from detectors.evaluation import (
     Evaluation,
     Judged,
     ShiftResult,
+    Targets,
 )
 from detectors.guard import DETECTORS
 from detectors.judgement import (
@@ -39,11 +43,21 @@ from detectors.null_test import null_test, refitted_null_test
 from detectors.paper_protocol import null, paper_protocol
 from detectors.samples import Samples, group_numbers
 from detectors.statistics import auc
+from detectors.subgroups import calibration_checks, subgroups
+from detectors.worst_cases import WorstCases, worst_cases
 from models.onnx_engine import OnnxEngine
 
 
 class EvaluationProblem(Exception):
     """An evaluation that must not be written. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """The numbers, and images to look at beside them."""
+
+    evaluation: Evaluation
+    worst: WorstCases
 
 
 def evaluate(
@@ -56,7 +70,7 @@ def evaluate(
     provenance: dict[str, Any],
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
-) -> Evaluation:
+) -> Findings:
     """Evaluate ``bundle``.
 
     Args:
@@ -67,9 +81,12 @@ def evaluate(
     Raises ``EvaluationProblem`` when the null test fails.
     """
     engine = OnnxEngine(bundle.graph)
+    model, classes = bundle.manifest.model, bundle.manifest.model.classes
     names = tuple(entry.name for entry in bundle.manifest.detectors)
     widths = bundle.manifest.tap_widths
+    started = perf_counter()
     judged = judge(bundle, engine, clean, progress)
+    seconds = perf_counter() - started
     columns = _columns(judged, names)
     nulls = null_test(columns, clean.groups, seed=seed)
     penultimate = judged.measured.taps[:, -widths[-1] :].astype(np.float64)
@@ -89,35 +106,58 @@ def evaluate(
                 "or the splits differ, so no report is written"
             )
     row = {key: i for i, key in enumerate(clean.keys)}
-    results = []
-    hit: list[tuple[Attacked, Judgement]] = []
-    for attacked in attacks:
-        found = judge(bundle, engine, attacked.samples, progress)
-        hit.append((attacked, found))
-        results.append(_attack(judged, attacked, found, row, names, penultimate, widths, seed))
-    return Evaluation(
+    hit = [(a, judge(bundle, engine, a.samples, progress)) for a in attacks]
+    shifted = [judge(bundle, engine, s, progress) for s in shifts]
+    evaluation = Evaluation(
         bundle=bundle.digest,
-        model=f"{bundle.manifest.model.name} {bundle.manifest.model.version}",
+        model=f"{model.name} {model.version}",
+        classes=classes,
         detectors=names,
+        targets=Targets(bundle.manifest.alphas.flag, bundle.manifest.alphas.quality),
         provenance=provenance,
         clean=_clean(bundle, judged),
         null=nulls,
         null_refitted=refitted,
         null_paper=null(penultimate[judged.right], clean.labels[judged.right], seed),
-        attacks=tuple(results),
+        subgroups=subgroups(judged, classes),
+        calibration=calibration_checks(judged, classes),
+        attacks=tuple(
+            _attack(judged, attacked, found, row, names, penultimate, widths, seed)
+            for attacked, found in hit
+        ),
+        curves=curves(columns, (_hits(judged, a, found, row, names) for a, found in hit)),
         left_out=leave_out(bundle, judged, hit, row, names, seed),
-        shifts=tuple(_shift(judged, judge(bundle, engine, s, progress)) for s in shifts),
+        shifts=tuple(_shift(judged, found) for found in shifted),
         others=tuple(_shift(judged, judge(bundle, engine, s, progress)) for s in others),
         cost={
             "graph_bytes": float(len(bundle.graph)),
             "bundle_bytes": float(sum(p.stat().st_size for p in bundle.directory.iterdir())),
+            "milliseconds_per_image": 1000 * seconds / len(clean),
         },
     )
+    return Findings(evaluation, worst_cases(judged, hit, shifted, row, classes))
 
 
 def _columns(judged: Judgement, names: Sequence[str]) -> dict[str, Vector]:
     columns = {name: judged.readings.scores[:, d].astype(float) for d, name in enumerate(names)}
     return {**columns, "fused": judged.readings.fused.astype(float)}
+
+
+def _hits(
+    clean: Judgement,
+    attacked: Attacked,
+    found: Judgement,
+    row: dict[str, int],
+    names: Sequence[str],
+) -> Hits:
+    source = np.array([row[key] for key in attacked.samples.keys], dtype=np.intp)
+    harmed = clean.right[source] & ~found.right
+    return Hits(
+        attacked.knowledge,
+        attacked.samples.origin,
+        attacked.samples.level,
+        {name: scores[harmed] for name, scores in _columns(found, names).items()},
+    )
 
 
 def _attack(
@@ -142,6 +182,7 @@ def _attack(
     return AttackResult(
         attack=attacked.samples.origin,
         epsilon=attacked.samples.level,
+        knowledge=attacked.knowledge,
         images=len(eligible),
         linf=attacked.linf,
         success=share(wrong, groups, seed),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.bundle import Bundle
-from detectors.evaluation import Estimate
+from detectors.evaluation import Estimate, Knowledge
 from detectors.samples import FIELDS, Measured, Samples, run_graph
 from detectors.statistics import bootstrap_over_groups, proportion_interval
 from models.engine import READING, Readings
@@ -29,6 +29,7 @@ class Attacked:
     linf: float
     success_float: float
     """NaN where float pixels were not judged."""
+    knowledge: Knowledge = "unaware"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Judgement:
     """Flagged or rejected by the adversarial route."""
     quality: Flags
     """Flagged by the quality route alone."""
+    p: Vector
+    """``float64[N]``, conformal p-values of the adversarial route; NaN where no answer came."""
 
     @property
     def accepted(self) -> Flags:
@@ -60,9 +63,10 @@ def judge(
     outputs = run_graph(engine, samples.images, (*READING, *FIELDS[1:]), progress)
     readings = Readings(*outputs[: len(READING)])
     measured = Measured(readings.probabilities, *outputs[len(READING) :])
-    adversarial, quality = [], []
+    adversarial, quality, fused = [], [], []
     for p in bundle.calibration.p_values(readings):
         level = bundle.manifest.levels[p.predicted]
+        fused.append(p.fused)
         # a p-value that is not a number is an answer that did not come: held
         suspicious = not p.fused > (level.flag or 0.0)
         adversarial.append(suspicious)
@@ -74,6 +78,7 @@ def judge(
         measured.predicted == samples.labels,
         np.array(adversarial, dtype=np.bool_),
         np.array(quality, dtype=np.bool_),
+        np.array(fused),
     )
 
 

@@ -45,6 +45,12 @@ class Omission:
         )
 
 
+def fitted_families(bundle: Bundle) -> frozenset[str]:
+    """Attacks that the bundle's guard was fitted on."""
+    arrays = load(bundle.read(FITTED_ON))
+    return frozenset(MeasuredSplit.from_arrays(arrays, "reference").origins)
+
+
 def leave_out(
     bundle: Bundle,
     clean: Judgement,

@@ -1,37 +1,33 @@
-"""An evaluation as a page and a figure."""
+"""An evaluation as files: JSON, a page for browsers, and one for repositories."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from detectors.evaluation import AttackResult, Estimate, Evaluation, ShiftResult
+from detectors.evaluation import (
+    KNOWLEDGE,
+    AttackResult,
+    Evaluation,
+    Knowledge,
+    ShiftResult,
+    worst,
+)
+from detectors.plots import harm_over_epsilon
+from detectors.report_page import page_html
+from detectors.wording import ATTACKERS, budget, number, percent, plain_percent, titled
+from detectors.worst_cases import WorstCases
 
 FIGURE = "undetected_harm.png"
 
 
-def write_report(evaluation: Evaluation, folder: Path) -> None:
-    """Write ``evaluation.json``, ``evaluation.md`` and the figure into ``folder``."""
+def write_report(evaluation: Evaluation, cases: WorstCases, folder: Path) -> None:
+    """Write ``evaluation.json``, ``.html``, ``.md`` and the latter's figure into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "evaluation.json").write_text(evaluation.to_json())
     (folder / "evaluation.md").write_text(page(evaluation))
-    figure(evaluation).savefig(folder / FIGURE, dpi=110)
-
-
-def percent(estimate: Estimate) -> str:
-    """``1.2 % (0.4 to 2.8)``."""
-    if math.isnan(estimate.value):
-        return "–"
-    return f"{estimate.value:.1%} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})".replace(
-        "%", " %"
-    )
-
-
-def number(value: float) -> str:
-    """Three decimals, or a dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    (folder / "evaluation.html").write_text(page_html(evaluation, cases), encoding="utf-8")
+    harm_over_epsilon(evaluation).savefig(folder / FIGURE, dpi=110)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -47,26 +43,18 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def page(evaluation: Evaluation) -> str:
     """The evaluation as Markdown."""
     clean = evaluation.clean
-    worst = max(
-        (a for a in evaluation.attacks), key=lambda a: a.undetected_harm.value, default=None
-    )
-    headline = (
-        f"**Worst undetected harm: {percent(worst.undetected_harm)}, {worst.attack} at "
-        f"{worst.epsilon:g}/255**, at a realised clean false-positive rate of 1 %."
-        if worst
-        else "No attack was evaluated."
-    )
     return "\n".join(
         [
             f"# Evaluation of the guard for {evaluation.model}",
             "",
-            headline,
+            *(_headline(evaluation, knowledge) for knowledge in KNOWLEDGE),
             "",
-            "These attackers do not know the guard. One who does can do better, and no stateless "
-            "detector is known to withstand full knowledge. The model is a demonstration, not a "
-            "medical device.",
+            "No stateless detector is known to withstand full knowledge. The model is a "
+            "demonstration, not a medical device. [The same as a page for a browser, with curves, "
+            "worst cases and calibration](evaluation.html).",
             "",
-            f"![Undetected harm over epsilon]({FIGURE})",
+            f"![Attack success (dashed), undetected harm (solid) and target (dotted) over epsilon]"
+            f"({FIGURE})",
             "",
             "Intervals are 95 %, over patients. *Undetected harm* is the share of images diagnosed "
             "right when clean that the attack turns into a wrong diagnosis and that are accepted.",
@@ -96,21 +84,10 @@ def page(evaluation: Evaluation) -> str:
             "a grey level the source is the only 8-bit image in reach. *Served* is undetected harm "
             "at the bundle's own levels and with both routes.",
             "",
-            *table(
-                [
-                    "attack",
-                    "ε /255",
-                    "images",
-                    "success",
-                    "before rounding",
-                    "undetected harm",
-                    "served",
-                    "fused AUC, successful",
-                    "TPR at 0.1 %",
-                    "TPR at 1 %",
-                    "TPR at 5 %",
-                ],
-                [_attack_row(a) for a in evaluation.attacks],
+            *(
+                line
+                for knowledge in KNOWLEDGE
+                for line in _attack_table(knowledge, evaluation.known_as(knowledge))
             ),
             "With failed attacks counted too:",
             "",
@@ -119,7 +96,7 @@ def page(evaluation: Evaluation) -> str:
                 [
                     [
                         a.attack,
-                        f"{a.epsilon:g}",
+                        budget(a.epsilon),
                         a.scores["fused"].attempted.auc.described,
                         a.scores["fused"].attempted.tpr[1].described,
                     ]
@@ -133,7 +110,7 @@ def page(evaluation: Evaluation) -> str:
                 [
                     [
                         a.attack,
-                        f"{a.epsilon:g}",
+                        budget(a.epsilon),
                         *(
                             f"{number(j.auc.value)} / {number(j.tpr[1].value)}"
                             for name in (*evaluation.detectors, "fused")
@@ -182,11 +159,27 @@ def page(evaluation: Evaluation) -> str:
                     [
                         r.left_out,
                         r.attack,
-                        f"{r.epsilon:g}",
+                        budget(r.epsilon),
                         number(r.auc),
                         percent(r.undetected_harm),
                     ]
                     for r in evaluation.left_out
+                ],
+            ),
+            "## Subgroups of clean images, at the bundle's levels",
+            "",
+            *table(
+                ["", "", "images (patients)", "adversarial route", "quality route", "accuracy"],
+                [
+                    [
+                        g.by,
+                        g.name,
+                        f"{g.images} ({g.patients})",
+                        percent(g.adversarial),
+                        percent(g.quality),
+                        percent(g.accuracy),
+                    ]
+                    for g in evaluation.subgroups
                 ],
             ),
             "## Benign shifts",
@@ -209,15 +202,53 @@ def page(evaluation: Evaluation) -> str:
     )
 
 
+def _headline(evaluation: Evaluation, knowledge: Knowledge) -> str:
+    """One item of a list."""
+    found = worst(evaluation.known_as(knowledge))
+    if found is None:
+        return f"- **Not measured**: an attacker who {ATTACKERS[knowledge]}."
+    return (
+        f"- **Worst undetected harm {percent(found.undetected_harm)}** "
+        f"({titled(found.attack, found.epsilon)}), at a realised clean false-positive rate of 1 %, "
+        f"by an attacker who {ATTACKERS[knowledge]}."
+    )
+
+
+def _attack_table(knowledge: Knowledge, results: tuple[AttackResult, ...]) -> list[str]:
+    return [
+        f"### An attacker who {ATTACKERS[knowledge]}",
+        "",
+        *(
+            table(
+                [
+                    "attack",
+                    "ε /255",
+                    "images",
+                    "success",
+                    "before rounding",
+                    "undetected harm",
+                    "served",
+                    "fused AUC, successful",
+                    "TPR at 0.1 %",
+                    "TPR at 1 %",
+                    "TPR at 5 %",
+                ],
+                [_attack_row(a) for a in results],
+            )
+            if results
+            else ["**Not measured.**", ""]
+        ),
+    ]
+
+
 def _attack_row(a: AttackResult) -> list[str]:
     fused = a.scores["fused"].successful
-    before = "–" if math.isnan(a.success_float) else f"{a.success_float:.1%}".replace("%", " %")
     return [
         a.attack,
-        f"{a.epsilon:g}",
+        budget(a.epsilon),
         str(a.images),
         percent(a.success),
-        before,
+        plain_percent(a.success_float),
         percent(a.undetected_harm),
         percent(a.undetected_harm_served),
         fused.auc.described,
@@ -238,7 +269,7 @@ def _paper_row(a: AttackResult) -> list[str]:
     for name in ("kd", "lid", "dfeat", "qfeat"):
         ours = a.scores[name].attempted.auc.value if name in a.scores else math.nan
         cells += [number(getattr(a.paper, name)), number(ours)]
-    return [a.attack, f"{a.epsilon:g}", *cells]
+    return [a.attack, budget(a.epsilon), *cells]
 
 
 def _shift_table(shifts: tuple[ShiftResult, ...]) -> list[str]:
@@ -247,39 +278,7 @@ def _shift_table(shifts: tuple[ShiftResult, ...]) -> list[str]:
          "quality route"],
         [
             [s.shift, f"{s.severity:g}", str(s.images), f"{s.accuracy:.3f}", percent(s.adversarial),
-             f"{s.adversarial_at_1pct:.1%}".replace("%", " %"), percent(s.quality)]
+             plain_percent(s.adversarial_at_1pct), percent(s.quality)]
             for s in shifts
         ],
     )  # fmt: skip
-
-
-def figure(evaluation: Evaluation) -> Figure:
-    """Attack success and undetected harm over epsilon."""
-    drawing = Figure(figsize=(7, 4), layout="constrained")
-    axes = drawing.subplots()
-    for i, attack in enumerate(sorted({a.attack for a in evaluation.attacks})):
-        rows = sorted(
-            (a for a in evaluation.attacks if a.attack == attack), key=lambda a: a.epsilon
-        )
-        x = [a.epsilon for a in rows]
-        colour = f"C{i}"
-        axes.plot(x, [a.success.value for a in rows], "--", color=colour, alpha=0.5)
-        axes.errorbar(
-            x,
-            [a.undetected_harm.value for a in rows],
-            yerr=[
-                [max(a.undetected_harm.value - a.undetected_harm.low, 0) for a in rows],
-                [max(a.undetected_harm.high - a.undetected_harm.value, 0) for a in rows],
-            ],
-            color=colour,
-            marker="o",
-            capsize=3,
-            label=attack,
-        )
-    axes.axhline(0.02, color="black", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("ε, grey levels of 255")
-    axes.set_ylabel("share of images")
-    axes.set_ylim(0, 1.02)
-    axes.set_title("Attack success (dashed), undetected harm (solid), target 2 % (dotted)")
-    axes.legend()
-    return drawing

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from detectors.evaluation import Knowledge
 
 EXAMPLE = "Example: lazaret evaluate --bundle bundles/chest-xray --data scans --out evaluation"
 
@@ -13,7 +16,7 @@ EXAMPLE = "Example: lazaret evaluate --bundle bundles/chest-xray --data scans --
 def evaluate(
     bundle: Annotated[Path, typer.Option(help="The bundle folder.")],
     data: Annotated[Path, typer.Option(help="Folder of labelled images; its test split judges.")],
-    out: Annotated[Path, typer.Option(help="Folder for evaluation.json, .md and the figure.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.html, .json and .md.")],
     model: Annotated[
         str | None, typer.Option(help="The guarded model, to attack. Default: the zoo's.")
     ] = None,
@@ -50,8 +53,11 @@ def evaluate(
         from detectors.bundle import Bundle
         from detectors.evaluate import EvaluationProblem
         from detectors.evaluate import evaluate as judge_bundle
+        from detectors.evaluation import worst
         from detectors.guard_data import clean_samples, draw, test_examples
-        from detectors.report import percent, write_report
+        from detectors.leave_out import fitted_families
+        from detectors.report import write_report
+        from detectors.wording import percent, titled
         from models.datasets import group_digest, read_dataset, unlabelled
         from models.load import load_model, model_digest, victim_of
         from models.machine import describe
@@ -101,6 +107,8 @@ def evaluate(
                 progress=advance,
                 store=PartStore(default_folder()),
             )
+            fitted = fitted_families(opened)
+            hit = tuple(replace(a, knowledge=knowledge_of(a.samples.origin, fitted)) for a in hit)
             shifts = [
                 shifted(drawn, name, severity, seed)
                 for name, corruption in CORRUPTIONS.items()
@@ -110,7 +118,7 @@ def evaluate(
             total = len(clean) + sum(len(a.samples) for a in hit)
             total += sum(len(s) for s in (*shifts, *others))
             reading = progress.add_task("judging", total=total)
-            result = judge_bundle(
+            findings = judge_bundle(
                 opened,
                 clean,
                 hit,
@@ -127,10 +135,26 @@ def evaluate(
                 progress=lambda done: progress.advance(reading, done),
             )
         seconds = round(perf_counter() - started)
+        result = findings.evaluation
         result = replace(result, provenance={**result.provenance, "seconds": seconds})
-        write_report(result, out)
-        worst = max(result.attacks, key=lambda a: a.undetected_harm.value)
+        write_report(result, findings.worst, out)
+        most = worst(result.attacks)
         console.print(
-            f"{out}: worst undetected harm {percent(worst.undetected_harm)} ({worst.attack} at "
-            f"{worst.epsilon:g}/255), realised clean FPR {percent(result.clean.adversarial)}"
+            f"{out / 'evaluation.html'}: "
+            + (
+                f"worst undetected harm {percent(most.undetected_harm)} "
+                f"({titled(most.attack, most.epsilon)})"
+                if most
+                else "no attack"
+            )
+            + f", realised clean FPR {percent(result.clean.adversarial)}"
         )
+
+
+def knowledge_of(attack: str, fitted: frozenset[str]) -> Knowledge:
+    """What the attacker must know for the named attack, and whether its guard knows it."""
+    from attacks.registry import category, named
+
+    packages: dict[str, Knowledge] = {"guard_aware": "aware", "black_box": "black_box"}
+    package = category(type(named(attack, 1.0)))
+    return packages.get(package, "unaware" if attack in fitted else "unseen")
