@@ -133,15 +133,15 @@ def roc_and_det(columns: Sequence[Sequence[tuple[str, Curve]]]) -> Figure:
         roc, det = grid[0, j], grid[1, j]
         for name, curve in column:
             i = names.index(name)
-            look = {
-                "color": COLOURS[i % len(COLOURS)],
-                "linestyle": DASHES[i % len(DASHES)],
-                "linewidth": 1.5,
+            fused = name == "fused"
+            look: dict[str, Any] = {
+                "color": INK if fused else COLOURS[i % len(COLOURS)],
+                "linestyle": "-" if fused else DASHES[i % len(DASHES)],
+                "linewidth": 2.2 if fused else 1.5,
                 "label": literal(name),
-                "clip_on": False,
             }
             fpr, tpr = np.array(curve.fpr), np.array(curve.tpr)
-            roc.plot(fpr, tpr, drawstyle="steps-post", **look)
+            roc.plot(fpr, tpr, drawstyle="steps-post", clip_on=False, **look)
             det.plot(_probit(fpr), _probit(1 - tpr), drawstyle="steps-post", **look)
         epsilon = column[0][1].epsilon
         roc.set_title(f"ε = {epsilon:g}/255" if epsilon > 0 else "no budget")

@@ -59,8 +59,8 @@ def page_html(evaluation: Evaluation, cases: WorstCases) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "plain_percent": plain_percent,
+        "percent": lambda estimate: unbroken(percent(estimate)),
+        "plain_percent": lambda value: unbroken(plain_percent(value)),
         "number": number,
         "budget": budget,
         "pixels": pixels_uri,
@@ -75,7 +75,8 @@ def page_html(evaluation: Evaluation, cases: WorstCases) -> str:
         standings=Standing,
         harm_plot=_plot(
             partial(plots.harm_over_epsilon, evaluation),
-            "Attack success and undetected harm over epsilon; numbers in the tables of attacks",
+            "Attack success (dashed), undetected harm with its interval (solid) and its target "
+            "(dotted) over epsilon. The tables below have the numbers",
             "harm",
         ),
         curve_plots=curve_plots(evaluation),
@@ -94,6 +95,11 @@ def page_html(evaluation: Evaluation, cases: WorstCases) -> str:
         titled=titled,
         finite=math.isfinite,
     )
+
+
+def unbroken(text: str) -> str:
+    """No line ends between a number and its unit."""
+    return text.replace(" %", "\u00a0%")
 
 
 @dataclass(frozen=True, slots=True)

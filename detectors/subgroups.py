@@ -15,7 +15,10 @@ from detectors.judgement import Judgement, share
 MOST_SOURCES = 12
 """Prefixes beyond which they name patients rather than sources."""
 
-ALPHAS = (*np.geomspace(0.001, 0.1, 13).round(5).tolist(), *np.linspace(0.2, 1, 9).tolist())
+ALPHAS = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05),
+    *(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+)
 """Dense where thresholds lie, then the whole range."""
 
 

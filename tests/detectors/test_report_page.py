@@ -210,7 +210,7 @@ def test_the_top_box_says_what_was_not_measured(
     aware = any(a.knowledge == "aware" for a in attacks)
     assert ("Nothing on this page says what such an attacker achieves" in page) != aware
     if aware:
-        assert "40.0 % (39.0 to 41.0)" in top
+        assert "40.0\u00a0% (39.0 to 41.0)" in top
 
 
 def test_weak_classifiers_are_called_weak() -> None:
