@@ -110,6 +110,8 @@ def harm_over_epsilon(evaluation: Evaluation) -> Figure:
             )
         axes.set_title(knowledge.replace("_", " "))
         axes.set_xlabel("ε, grey levels of 255")
+        epsilons = sorted({a.epsilon for a in results})
+        axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
         axes.legend(fontsize=8)
     for axes in every:
         axes.axhline(
@@ -121,14 +123,21 @@ def harm_over_epsilon(evaluation: Evaluation) -> Figure:
 
 
 def roc_and_det(columns: Sequence[Sequence[tuple[str, Curve]]]) -> Figure:
-    """ROC above, detection error trade-off below.
+    """ROC above, detection error trade-off below; side by side where there is one column.
 
     Args:
         columns: for each column of panels its curves with their names. All of one epsilon.
     """
     names = list(dict.fromkeys(name for column in columns for name, _ in column))
-    drawing = Figure(figsize=(0.7 + 2.35 * max(len(columns), 2), 5.4), layout="constrained")
-    grid = drawing.subplots(2, len(columns), squeeze=False, sharex="row", sharey="row")
+    alone = len(columns) == 1
+    drawing = Figure(
+        figsize=(7.0, 3.4) if alone else (0.7 + 2.35 * len(columns), 5.4), layout="constrained"
+    )
+    grid = (
+        drawing.subplots(1, 2).reshape(2, 1)
+        if alone
+        else drawing.subplots(2, len(columns), sharex="row", sharey="row")
+    )
     for j, column in enumerate(columns):
         roc, det = grid[0, j], grid[1, j]
         for name, curve in column:
@@ -157,7 +166,10 @@ def roc_and_det(columns: Sequence[Sequence[tuple[str, Curve]]]) -> Figure:
         if not str(line.get_label()).startswith("_")
     }
     drawing.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 7)
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(len(handles), 7 if len(columns) > 2 else 4),
     )
     return drawing
 
