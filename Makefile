@@ -53,10 +53,10 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 	rm -rf $(RUN)/nine-findings
 	$(BIN)/python benchmarks/nine_findings.py --data $(LAZARET_DATA) --out $(RUN)/nine-findings
 	$(BIN)/lazaret phantom dataset --out $(RUN)/bench-phantoms --images 2000 --size 128
-	$(BIN)/python -m benchmarks.agreement --model phantom --data $(RUN)/bench-phantoms --images 24 \
+	$(BIN)/python -m benchmarks.agreement --model phantom --data $(RUN)/bench-phantoms --images 50 \
 		--page docs/results/attacks_two_classes.md
 	$(BIN)/python -m benchmarks.agreement --model $(RUN)/nine-findings/model \
-		--data $(RUN)/nine-findings/data --images 24 --page docs/results/attacks_nine_classes.md
+		--data $(RUN)/nine-findings/data --images 50 --page docs/results/attacks_nine_classes.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md
