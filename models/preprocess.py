@@ -38,8 +38,13 @@ class Preprocess(nn.Module):
 
     def unresized(self, pixels: Tensor) -> Tensor:
         """``forward`` of pixels that it ``keeps``: the same numbers without two products by the
-        identity. Not for export, where sizes are open."""
-        return self._channels(pixels) * self.gain + self.bias
+        identity and without copies of channels that are there. Not for export, where sizes are
+        open."""
+        if pixels.shape[3] == self.spec.channels == 3:
+            x = pixels.to(self.gain.dtype).permute(0, 3, 1, 2)
+        else:
+            x = self._channels(pixels)
+        return x * self.gain + self.bias
 
     def _channels(self, pixels: Tensor) -> Tensor:
         x = pixels.to(self.gain.dtype)

@@ -55,13 +55,17 @@ class ThinConvolution(nn.Module):
 
     def input_gradient(self, gradient: Tensor, height: int, width: int) -> Tensor:
         """``[N, C, height, width]`` from the output's gradient ``[N, O, h, w]``."""
-        rows, columns = (
+        (top, rows), (left, columns) = (
             _pads(self.convolution, axis, size, gradient.shape[2 + axis])
             for axis, size in enumerate((height, width))
         )
-        padded = functional.pad(gradient, (*columns, *rows))
-        shuffled = functional.pixel_shuffle(functional.conv2d(padded, self.phases), self.stride)
-        return shuffled[:, :, :height, :width]
+        # padded alike on both sides and cropped: a padded copy would cost more
+        padding = max(top, rows, 0), max(left, columns, 0)
+        phases = functional.conv2d(gradient, self.phases, padding=padding)
+        down, right = padding[0] - top, padding[1] - left
+        blocks = -(-height // self.stride), -(-width // self.stride)
+        phases = phases[:, :, down : down + blocks[0], right : right + blocks[1]]
+        return functional.pixel_shuffle(phases, self.stride)[:, :, :height, :width]
 
 
 class _Thin(torch.autograd.Function):
