@@ -54,7 +54,7 @@ def _foolbox_spatial(setting: Setting) -> Tensor:
 
 
 def _learned_on(setting: Setting) -> tuple[Tensor, Tensor]:
-    """The first half: both sides learn on it, and both attack the whole batch."""
+    """The first half: both sides learn on it and attack only the other."""
     half = (len(setting.pixels) + 1) // 2
     return setting.pixels[:half], setting.labels[:half]
 
@@ -66,7 +66,8 @@ def _universal(setting: Setting) -> Tensor:
         epsilon=EPSILON,
         schedule=Schedule(EPSILON / 4, PASSES, 16),
     )
-    return universal(setting.pixels, learned.of(setting.labels))
+    attacked = universal(setting.pixels, learned.of(setting.labels))
+    return torch.cat([images, attacked[len(images) :]])
 
 
 def _art_universal(setting: Setting) -> Tensor:
@@ -103,7 +104,8 @@ def _art_universal(setting: Setting) -> Tensor:
     )
     attack.generate(unit.numpy(), y=labels.cpu().numpy())
     noise = torch.from_numpy(np.asarray(attack.noise, dtype=np.float32)).to(setting.pixels.device)
-    return to_grey((setting.unit_pixels + noise).clamp(0, 1))
+    attacked = to_grey((setting.unit_pixels + noise).clamp(0, 1))
+    return torch.cat([images, attacked[len(images) :]])
 
 
 _FOOLBOX = f"foolbox {version('foolbox')}"
@@ -126,7 +128,8 @@ MATCHES: tuple[Match, ...] = (
         Norm.LINF,
         _universal,
         _art_universal,
-        note="both learned on the first half of the batch with 30 passes an image; ART's are PGD's "
-        "of 5 steps on each image in turn and its own queries come on top",
+        note="both learned on the first half of the batch with 30 passes an image and attack the "
+        "other half; ART's passes are PGD's of 5 steps on each image in turn and its own queries "
+        "come on top",
     ),
 )
