@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import attack, bundle, demo, doctor, evaluate, fit, phantom, score, serve, train
+from service.cli import (
+    attack,
+    bundle,
+    demo,
+    doctor,
+    evaluate,
+    fit,
+    phantom,
+    retrain,
+    score,
+    serve,
+    train,
+)
 
 app = typer.Typer(
     name="lazaret",
@@ -21,6 +33,7 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("attack", epilog=attack.EXAMPLE)(attack.attack)
 app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(phantom.app, name="phantom")
