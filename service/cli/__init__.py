@@ -11,6 +11,7 @@ from service.cli import (
     doctor,
     evaluate,
     fit,
+    gate,
     phantom,
     retrain,
     score,
@@ -33,6 +34,7 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("attack", epilog=attack.EXAMPLE)(attack.attack)
 app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("gate", epilog=gate.EXAMPLE)(gate.gate)
 app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")

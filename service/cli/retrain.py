@@ -109,8 +109,8 @@ def retrain(
             raise FitProblem(f"{target}: exists already; choose another folder")
         old = Bundle.open(bundle)
         declared, parent = old.manifest.model, old.manifest.provenance
-        seed = int(parent["seed"])
         loaded = guarded_model(old, model, weights=weights, spec=spec)
+        seed = int(parent["seed"])
         dataset = read_dataset(data, declared.classes)
         examples, tested = guard_examples(dataset, declared, seed), test_examples(dataset, seed)
         refuse_known(old, tested)
