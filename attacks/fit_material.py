@@ -92,17 +92,12 @@ class Opponent:
 class FitMaterial:
     """Everything that a guard is fitted and calibrated on."""
 
-    clean: Mapping[str, Samples]
-    """``reference``, ``fusion`` and ``calibration``, as they came."""
     reference: FitSplit
     fusion: FitSplit
+    calibration: Samples
+    """Clean images that nothing is fitted on."""
     provenance: dict[str, Any]
     """What a bundle's manifest says of it; no patient is named."""
-
-    @property
-    def calibration(self) -> Samples:
-        """Clean images that nothing was fitted on."""
-        return self.clean["calibration"]
 
     def __len__(self) -> int:
         return len(self.reference) + len(self.fusion) + len(self.calibration)
@@ -156,7 +151,10 @@ def fit_material(
         benign = (clean, *(shifted(clean, name, level, seed) for name, level in FIT_SHIFTS))
         made[split] = FitSplit(benign, tuple(hit))
     return FitMaterial(
-        splits, made["reference"], made["fusion"], _provenance(splits, opponents, seed)
+        made["reference"],
+        made["fusion"],
+        splits["calibration"],
+        _provenance(splits, opponents, seed),
     )
 
 

@@ -72,7 +72,8 @@ def retrain(
         workshop,
     )
 
-    target = out or bundle.with_name(f"{bundle.name}-retrained")
+    in_use = bundle.resolve()
+    target = out or in_use.with_name(f"{in_use.name}-retrained")
     with workshop():
         import shlex
         import shutil
