@@ -5,17 +5,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate bench docs clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench docs clean
 
 help: ## show this menu
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(VENV)/.base ## guard the chest phantom: clean, degraded and attacked files over HTTP
 	$(BIN)/lazaret demo $(ARGS)
 
-test: $(VENV)/.dev ## lint, types and the whole test suite
+test: $(VENV)/.dev ## lint, types, the whole test suite and the release gate
 	$(MAKE) lint types
 	$(BIN)/pytest $(ARGS)
+	$(MAKE) evaluate-smoke
 
 lint: $(VENV)/.dev ## ruff: style and known mistakes
 	$(BIN)/ruff check .
@@ -46,6 +47,13 @@ evaluate: $(VENV)/.dev ## fit and judge the chest X-ray guard on $$LAZARET_DATA 
 	$(BIN)/lazaret evaluate --bundle $(RUN)/chest-xray --data $(LAZARET_DATA)/cxr_kermany \
 		--other $(LAZARET_DATA)/cxr_hannover_covid --other $(LAZARET_DATA)/derm_isic2017 \
 		--other $(LAZARET_DATA)/fundus_idrid --images 220 --out docs/results/chest-xray
+
+# GATE=--write, at a release: its numbers are what the next one is held against
+evaluate-smoke: $(VENV)/.dev ## fail when the phantom guard lets more by than at the last release
+	rm -rf $(RUN)/smoke
+	$(BIN)/lazaret phantom dataset --out $(RUN)/smoke --images 700 --seed 41
+	$(BIN)/lazaret gate --bundle models/zoo/phantom/bundle --data $(RUN)/smoke \
+		--baseline docs/results/release_gate.json $(GATE)
 
 bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (needs $$LAZARET_DATA; an hour)
 	$(BIN)/python benchmarks/guard_cost.py --bundle $(RUN)/chest-xray --out docs/results/guard_cost.md

@@ -9,8 +9,9 @@ share what varies little: ``objective`` (what is raised), ``ball`` (where it may
 ``work`` is one unit: attack, ``container`` (round, write, decode), ``judge``. ``crew`` does many,
 on threads or on Ray; ``part_store`` remembers them; ``generate`` puts them together as
 ``adversarial`` sets, ``sets`` and ``shards`` on disk. ``campaign`` is what fitting and evaluation
-ask for, ``self_check`` doubts the results, ``corruptions`` are the benign shifts that must not
-raise the alarm.
+ask for, ``fit_material`` (with ``added_sets``) what a guard is fitted on, ``duel`` two guards
+before the same attackers. ``self_check`` doubts the results, ``corruptions`` are the benign shifts
+that must not raise the alarm.
 
 Pixels are ``float32[N, H, W, C]`` in grey levels 0 to 255 at the source's resolution, epsilons and
 steps are grey levels (1.0 is the literature's 1/255), and a model maps such pixels to class logits

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from attacks.adversarial import AdversarialSet
-from attacks.corruptions import corrupt
+from attacks.corruptions import CORRUPTIONS, corrupt
 from attacks.generate import Sources, generate
 from attacks.judge import Answers
 from attacks.part_store import PartStore
-from attacks.registry import named
+from attacks.registry import parse
 from attacks.spec import AttackSpec
 from attacks.work import Bench, Part, image_seed
 from detectors.judgement import Attacked
@@ -56,6 +56,18 @@ def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:
     )
 
 
+def every_shift(clean: Samples, seed: int, *, mildest: int = 5) -> tuple[Samples, ...]:
+    """``clean`` through every corruption that can change it, at its ``mildest`` severities."""
+    colour = any(image.shape[2] == 3 for image in clean.images)
+    return tuple(
+        shifted(clean, name, severity, seed)
+        for name, corruption in CORRUPTIONS.items()
+        if colour or not corruption.colour
+        for severity in corruption.severities
+        if severity <= mildest
+    )
+
+
 def sources_of(clean: Samples, targets: Answers | None = None) -> Sources:
     """Samples as the generator takes them."""
     return Sources(clean.images, clean.labels, clean.groups, clean.keys, targets)
@@ -70,8 +82,12 @@ def attacked(
     progress: Advance | None = None,
     store: PartStore | None = None,
 ) -> tuple[AdversarialSet, ...]:
-    """Every family at every epsilon on every image."""
-    specs = [named(family, epsilon) for epsilon in epsilons for family in families]
+    """Every family at every epsilon on every image.
+
+    Args:
+        families: names, with parameters if need be: ``pgd:steps=10``.
+    """
+    specs = [parse(family, epsilon) for epsilon in epsilons for family in families]
     total, done = len(specs) * len(clean), 0
 
     def advance(_: AttackSpec, part: Part) -> None:

@@ -246,11 +246,12 @@ def read_manifest(directory: Path) -> Manifest:
         raise ShardProblem(f"{path}: {where}: {first['msg']}; generate the set again") from None
 
 
-def read(directory: Path, sources: Mapping[str, Grid]) -> AdversarialSet:
+def read(directory: Path, sources: Mapping[str, Grid], *, partly: bool = False) -> AdversarialSet:
     """Read and verify a stored set.
 
     Args:
         sources: the images it was made from, by digest (``by_digest``).
+        partly: leave out what was made from other images; otherwise those are a problem.
 
     Raises ``ShardProblem``.
     """
@@ -264,6 +265,9 @@ def read(directory: Path, sources: Mapping[str, Grid]) -> AdversarialSet:
     }
     pixels: list[Pixels] = []
     for row in manifest.images:
+        if partly and row.source not in sources:
+            pixels.append(np.empty((0, 0, 0), np.uint8))
+            continue
         try:
             change = stacks[row.shard][row.tensor][row.row]
         except (KeyError, IndexError):
@@ -272,10 +276,13 @@ def read(directory: Path, sources: Mapping[str, Grid]) -> AdversarialSet:
                 "manifest promises; generate the set again"
             ) from None
         pixels.append(_added(directory, row, change, manifest, sources))
-    return AdversarialSet(
+    whole = AdversarialSet(
         **{item.name: getattr(outcome, item.name) for item in fields(Outcome)},
         pixels=tuple(pixels),
     )
+    if not partly:
+        return whole
+    return whole.rows(np.array([row.source in sources for row in manifest.images], dtype=np.bool_))
 
 
 def outcome_of(directory: Path, manifest: Manifest) -> Outcome:

@@ -3,9 +3,13 @@
 Torch half: ``features`` (what a detector sees), ``detector`` (what one is), one file each for
 ``kd``, ``lid`` (and ``tle``, the released code's estimate), ``mahalanobis``, ``dfeat``, ``qfeat``,
 ``agreement`` (with ``squeeze``); ``quality``; ``fusion``; ``guard`` (the fused graph as a module);
-``fit``; ``evaluate``. They stand on ``logistic``, ``forest`` and ``svm`` (scikit-learn models as
-tensors) and on ``bank`` (whom a detector keeps, and whom it must not compare). What a report rests
-on: ``splits``, ``statistics``, ``null_test`` and, for its comparison column, ``paper_protocol``.
+``fit``. They stand on ``logistic``, ``forest`` and ``svm`` (scikit-learn models as tensors) and on
+``bank`` (whom a detector keeps, and whom it must not compare).
+
+``trial`` is a bundle before the test images: ``evaluate`` reports it, ``comparison`` sets two side
+by side (with ``paired``, ``speed`` and ``gates``), ``release_gate`` holds one against the last
+release. What a report rests on: ``splits``, ``statistics``, ``null_test`` and, for its comparison
+column, ``paper_protocol``.
 
 Torch-free half, used by serving: ``bundle`` (manifest, hashes, files) and ``calibrate``
 (conformal p-values). Imports ``models``; never ``attacks`` or ``service``.

@@ -8,48 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 
 from detectors.bundle import Bundle
 from detectors.curves import Hits, curves
 from detectors.evaluation import (
     FPRS,
     AttackResult,
-    CleanResult,
     Discrimination,
     Estimate,
     Evaluation,
     Judged,
-    ShiftResult,
     Targets,
 )
-from detectors.guard import DETECTORS
 from detectors.judgement import (
     DRAWS,
-    HEADLINE_FPR,
     Attacked,
+    Fates,
     Judgement,
     Vector,
-    judge,
+    fates,
     share,
     threshold,
 )
 from detectors.leave_out import leave_out
-from detectors.null_test import null_test, refitted_null_test
 from detectors.paper_protocol import null, paper_protocol
-from detectors.samples import Samples, group_numbers
+from detectors.samples import Samples
 from detectors.statistics import auc
 from detectors.subgroups import calibration_checks, subgroups
+from detectors.trial import Trial, detector_names, score_columns
 from detectors.worst_cases import WorstCases, worst_cases
-from models.onnx_engine import OnnxEngine
-
-
-class EvaluationProblem(Exception):
-    """An evaluation that must not be written. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +70,15 @@ def evaluate(
 
     Raises ``EvaluationProblem`` when the null test fails.
     """
-    engine = OnnxEngine(bundle.graph)
+    tried = Trial.begin(bundle, clean, seed, progress)
+    tried.require_null()
     model, classes = bundle.manifest.model, bundle.manifest.model.classes
-    names = tuple(entry.name for entry in bundle.manifest.detectors)
-    widths = bundle.manifest.tap_widths
-    started = perf_counter()
-    judged = judge(bundle, engine, clean, progress)
-    seconds = perf_counter() - started
-    columns = _columns(judged, names)
-    nulls = null_test(columns, clean.groups, seed=seed)
+    names, widths = detector_names(bundle), bundle.manifest.tap_widths
+    judged = tried.clean
     penultimate = judged.measured.taps[:, -widths[-1] :].astype(np.float64)
-    benign = judged.measured.features(widths)
-    refitted = refitted_null_test(
-        [DETECTORS[name]() for name in names],
-        benign,
-        torch.from_numpy(clean.labels),
-        group_numbers(clean.groups),
-        seed=seed,
-    )
-    for result in (*nulls, *refitted):
-        if not result.passed:
-            raise EvaluationProblem(
-                f"the null test fails for {result.detector}: benign against benign has AUC "
-                f"{result.auc:.3f} ({result.low:.3f} to {result.high:.3f}); the evaluation leaks "
-                "or the splits differ, so no report is written"
-            )
     row = {key: i for i, key in enumerate(clean.keys)}
-    hit = [(a, judge(bundle, engine, a.samples, progress)) for a in attacks]
-    shifted = [judge(bundle, engine, s, progress) for s in shifts]
+    hit = [(a, tried.judge(a.samples, progress)) for a in attacks]
+    shifted = [tried.judge(s, progress) for s in shifts]
     evaluation = Evaluation(
         bundle=bundle.digest,
         model=f"{model.name} {model.version}",
@@ -115,9 +86,9 @@ def evaluate(
         detectors=names,
         targets=Targets(bundle.manifest.alphas.flag, bundle.manifest.alphas.quality),
         provenance=provenance,
-        clean=_clean(bundle, judged),
-        null=nulls,
-        null_refitted=refitted,
+        clean=tried.clean_result(),
+        null=tried.null,
+        null_refitted=tried.null_refitted,
         null_paper=null(penultimate[judged.right], clean.labels[judged.right], seed),
         subgroups=subgroups(judged, classes),
         calibration=calibration_checks(judged, classes),
@@ -125,38 +96,28 @@ def evaluate(
             _attack(judged, attacked, found, row, names, penultimate, widths, seed)
             for attacked, found in hit
         ),
-        curves=curves(columns, (_hits(judged, a, found, row, names) for a, found in hit)),
+        curves=curves(
+            score_columns(judged, names),
+            (_hits(a, found, fates(judged, found), names) for a, found in hit),
+        ),
         left_out=leave_out(bundle, judged, hit, row, names, seed),
-        shifts=tuple(_shift(judged, found) for found in shifted),
-        others=tuple(_shift(judged, judge(bundle, engine, s, progress)) for s in others),
+        shifts=tuple(tried.shift_result(found) for found in shifted),
+        others=tuple(tried.shift_result(tried.judge(s, progress)) for s in others),
         cost={
             "graph_bytes": float(len(bundle.graph)),
             "bundle_bytes": float(sum(p.stat().st_size for p in bundle.directory.iterdir())),
-            "milliseconds_per_image": 1000 * seconds / len(clean),
+            "milliseconds_per_image": tried.milliseconds,
         },
     )
     return Findings(evaluation, worst_cases(judged, hit, shifted, row, classes))
 
 
-def _columns(judged: Judgement, names: Sequence[str]) -> dict[str, Vector]:
-    columns = {name: judged.readings.scores[:, d].astype(float) for d, name in enumerate(names)}
-    return {**columns, "fused": judged.readings.fused.astype(float)}
-
-
-def _hits(
-    clean: Judgement,
-    attacked: Attacked,
-    found: Judgement,
-    row: dict[str, int],
-    names: Sequence[str],
-) -> Hits:
-    source = np.array([row[key] for key in attacked.samples.keys], dtype=np.intp)
-    harmed = clean.right[source] & ~found.right
+def _hits(attacked: Attacked, found: Judgement, fate: Fates, names: Sequence[str]) -> Hits:
     return Hits(
         attacked.knowledge,
         attacked.samples.origin,
         attacked.samples.level,
-        {name: scores[harmed] for name, scores in _columns(found, names).items()},
+        {name: scores[fate.wrong] for name, scores in score_columns(found, names).items()},
     )
 
 
@@ -171,12 +132,11 @@ def _attack(
     seed: int,
 ) -> AttackResult:
     source = np.array([row[key] for key in attacked.samples.keys], dtype=np.intp)
-    eligible = np.flatnonzero(clean.right[source])
+    fate = fates(clean, found)
+    eligible = np.flatnonzero(fate.eligible)
     groups = [attacked.samples.groups[i] for i in eligible]
-    wrong = ~found.right[eligible]
-    negatives, positives = _columns(clean, names), _columns(found, names)
-    fooled = positives["fused"][eligible]
-    accepted = ~(fooled > threshold(negatives["fused"], HEADLINE_FPR))
+    wrong = fate.wrong[eligible]
+    negatives, positives = score_columns(clean, names), score_columns(found, names)
     features = found.measured.taps[eligible][:, -widths[-1] :].astype(np.float64)
     moved = bool(wrong.any())
     return AttackResult(
@@ -187,8 +147,8 @@ def _attack(
         linf=attacked.linf,
         success=share(wrong, groups, seed),
         success_float=attacked.success_float,
-        undetected_harm=share(wrong & accepted, groups, seed),
-        undetected_harm_served=share(wrong & found.accepted[eligible], groups, seed),
+        undetected_harm=share(fate.harmed[eligible], groups, seed),
+        undetected_harm_served=share(fate.harmed_served[eligible], groups, seed),
         scores={
             name: Judged(
                 _discrimination(
@@ -252,34 +212,3 @@ def _statistics(negative: Vector, positive: Vector) -> list[float]:
         auc(negative, positive),
         *(float(np.mean(positive > threshold(negative, fpr))) for fpr in FPRS),
     ]
-
-
-def _clean(bundle: Bundle, judged: Judgement) -> CleanResult:
-    groups = judged.samples.groups
-    predicted = judged.measured.predicted
-    by_class = {}
-    for c, name in enumerate(bundle.manifest.model.classes):
-        rows = np.flatnonzero(predicted == c)
-        by_class[name] = share(judged.adversarial[rows], [groups[i] for i in rows])
-    return CleanResult(
-        images=len(judged.samples),
-        patients=len(set(groups)),
-        accuracy=share(judged.right, groups),
-        adversarial=share(judged.adversarial, groups),
-        quality=share(judged.quality, groups),
-        adversarial_by_class=by_class,
-        errors_accepted=share(~judged.right & judged.accepted, groups),
-    )
-
-
-def _shift(clean: Judgement, found: Judgement) -> ShiftResult:
-    limit = threshold(clean.readings.fused.astype(float), HEADLINE_FPR)
-    return ShiftResult(
-        shift=found.samples.origin,
-        severity=found.samples.level,
-        images=len(found.samples),
-        accuracy=float(found.right.mean()),
-        adversarial=share(found.adversarial, found.samples.groups),
-        adversarial_at_1pct=float(np.mean(found.readings.fused > limit)),
-        quality=share(found.quality, found.samples.groups),
-    )

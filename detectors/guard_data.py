@@ -14,25 +14,35 @@ from models.spec import ModelSpec
 FRACTIONS = {"reference": 0.22, "fusion": 0.18, "calibration": 0.6}
 """Calibration gets most: at 1 % FPR a class needs 299 images before anything can be assured."""
 
+FITTING = ("reference", "fusion")
+"""What detectors and their fusion learn from."""
+
 HELD_OUT = {"guard": 0.6, "test": 0.4}  # when the data set declares no test split
 
 
 def guard_examples(dataset: Dataset, spec: ModelSpec, seed: int) -> tuple[Example, ...]:
-    """Images that the model was not trained on and that are not for testing.
+    """Images of patients that the model was not trained on and that are not for testing.
 
     A model's own training images look more typical than any new one, so a guard calibrated on
     them would raise false alarms. When the model lists no training patients, the data set's
     ``train`` split is taken for them.
     """
     trained = set(spec.trained_on)
-    test = {example.key for example in test_examples(dataset, seed)}
+    tested = {example.group for example in test_examples(dataset, seed)}
     return tuple(
         example
         for example in dataset.examples
-        if example.key not in test
+        if example.group not in tested
         and group_digest(example.group) not in trained
         and not (not trained and example.split == "train")
     )
+
+
+def fitting_examples(dataset: Dataset, spec: ModelSpec, seed: int) -> tuple[Example, ...]:
+    """Those of ``guard_examples`` that a guard learns from: not the ones that calibrate it."""
+    examples = guard_examples(dataset, spec, seed)
+    places = assign([example.group for example in examples], FRACTIONS, seed)
+    return tuple(e for e, place in zip(examples, places, strict=True) if place in FITTING)
 
 
 def test_examples(dataset: Dataset, seed: int) -> tuple[Example, ...]:

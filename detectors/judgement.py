@@ -99,3 +99,31 @@ def share(flags: Flags, groups: Sequence[str], seed: int = 0) -> Estimate:
     )
     exact = proportion_interval(int(flags.sum()), len(flags))
     return Estimate(float(flags.mean()), min(low, exact[0]), max(high, exact[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Fates:
+    """What became of N attacked images."""
+
+    eligible: Flags
+    """``bool[N]``: diagnosed right when clean; only these count."""
+    wrong: Flags
+    """``bool[N]``: eligible and diagnosed wrong when attacked."""
+    harmed: Flags
+    """``bool[N]``: wrong and accepted at a realised clean FPR of 1 %."""
+    harmed_served: Flags
+    """``bool[N]``: wrong and accepted at the bundle's own levels, both routes."""
+
+
+def fates(clean: Judgement, attacked: Judgement) -> Fates:
+    """What became of ``attacked``, whose sources are among ``clean`` by key."""
+    row = {key: i for i, key in enumerate(clean.samples.keys)}
+    source = np.array([row[key] for key in attacked.samples.keys], dtype=np.intp)
+    limit = threshold(clean.readings.fused.astype(float), HEADLINE_FPR)
+    wrong = clean.right[source] & ~attacked.right
+    return Fates(
+        clean.right[source],
+        wrong,
+        wrong & ~(attacked.readings.fused > limit),
+        wrong & attacked.accepted,
+    )

@@ -15,7 +15,7 @@ from detectors.evaluation import (
 )
 from detectors.plots import harm_over_epsilon
 from detectors.report_page import page_html
-from detectors.wording import ATTACKERS, budget, number, percent, plain_percent, titled
+from detectors.wording import ATTACKERS, budget, number, percent, plain_percent, table, titled
 from detectors.worst_cases import WorstCases
 
 FIGURE = "undetected_harm.png"
@@ -28,16 +28,6 @@ def write_report(evaluation: Evaluation, cases: WorstCases, folder: Path) -> Non
     (folder / "evaluation.md").write_text(page(evaluation))
     (folder / "evaluation.html").write_text(page_html(evaluation, cases), encoding="utf-8")
     harm_over_epsilon(evaluation).savefig(folder / FIGURE, dpi=110)
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table and an empty line."""
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
 
 
 def page(evaluation: Evaluation) -> str:

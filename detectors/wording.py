@@ -50,6 +50,13 @@ def plain_percent(value: float) -> str:
     return f"{100 * value:.1f} %" if math.isfinite(value) else NOTHING
 
 
+def points(change: Estimate) -> str:
+    """A difference of shares in percentage points with its interval: ``+1.2 (-0.4 to +2.8)``."""
+    if math.isnan(change.value):
+        return NOTHING
+    return f"{100 * change.value:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+
+
 def number(value: float) -> str:
     """Three decimals, or a dash where nothing was counted."""
     return f"{value:.3f}" if math.isfinite(value) else NOTHING
@@ -63,3 +70,13 @@ def budget(epsilon: float) -> str:
 def titled(attack: str, epsilon: float) -> str:
     """``pgd at 2/255``."""
     return f"{attack} at {epsilon:g}/255" if epsilon > 0 else attack
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table and an empty line."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import attack, bundle, demo, doctor, evaluate, fit, phantom, score, serve, train
+from service.cli import (
+    attack,
+    bundle,
+    demo,
+    doctor,
+    evaluate,
+    fit,
+    gate,
+    phantom,
+    retrain,
+    score,
+    serve,
+    train,
+)
 
 app = typer.Typer(
     name="lazaret",
@@ -21,6 +34,8 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("attack", epilog=attack.EXAMPLE)(attack.attack)
 app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("gate", epilog=gate.EXAMPLE)(gate.gate)
+app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(phantom.app, name="phantom")

@@ -48,6 +48,13 @@ def attack(
         list[float] | None, typer.Option(help="Grey levels (1 is 1/255); repeat for more.")
     ] = None,
     images: Annotated[int, typer.Option(help="At most so many images.")] = 200,
+    fitting: Annotated[
+        bool,
+        typer.Option(
+            "--fitting",
+            help="Attack images that a guard is fitted on, for `lazaret retrain --adversarial`.",
+        ),
+    ] = False,
     attacker_images: Annotated[
         int, typer.Option(help="Images of the attacker's own, for attacks that learn from some.")
     ] = 64,
@@ -144,8 +151,10 @@ def attack(
         dataset = read_dataset(data, victim.spec.classes)
         written: list[Written] = []
         with progress_bars() as bars:
-            sources = to_attack(bars, dataset, victim.spec, images, seed, target)
-            bench = prepared(bars, bench, specs, dataset, victim.spec, attacker_images)
+            sources = to_attack(bars, dataset, victim.spec, images, seed, target, fitting=fitting)
+            bench = prepared(
+                bars, bench, specs, dataset, victim.spec, attacker_images, sources.groups
+            )
         checked = look_for_masking(bench, sources) if check else []
         crew = Threads(workers) if ray is None else RayCluster(ray, workers)
         try:

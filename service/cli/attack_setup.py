@@ -22,7 +22,7 @@ from attacks.self_check import Finding, self_check
 from attacks.spec import Attacker, AttackSpec, Need
 from attacks.work import Bench
 from detectors.bundle import Bundle
-from detectors.guard_data import clean_samples, draw, test_examples
+from detectors.guard_data import clean_samples, draw, fitting_examples, test_examples
 from models.datasets import Dataset, DatasetProblem
 from models.imaging.decode import digest
 from models.load import OnnxModel, load_model, model_digest, victim_of
@@ -166,10 +166,27 @@ def _refuse_impossible(specs: Sequence[AttackSpec], *, gradients: bool, aware: b
 
 
 def to_attack(
-    bars: Progress, dataset: Dataset, spec: ModelSpec, images: int, seed: int, target: str | None
+    bars: Progress,
+    dataset: Dataset,
+    spec: ModelSpec,
+    images: int,
+    seed: int,
+    target: str | None,
+    *,
+    fitting: bool = False,
 ) -> Sources:
-    """The test images, at most ``images``; towards a target, those that are not of that class."""
-    examples = test_examples(dataset, seed) or dataset.examples
+    """The test images, at most ``images``; towards a target, those that are not of that class.
+
+    Args:
+        fitting: those that a guard learns from instead.
+    """
+    examples = (
+        fitting_examples(dataset, spec, seed)
+        if fitting
+        else test_examples(dataset, seed) or dataset.examples
+    )
+    if not examples:
+        raise DatasetProblem(f"{dataset.folder}: no image that a guard would be fitted on")
     clean = draw(clean_samples(load(bars, examples)), images, seed)
     if spec.head is Head.MULTILABEL:
         if target is not None:
@@ -195,11 +212,13 @@ def prepared(
     dataset: Dataset,
     spec: ModelSpec,
     images: int,
+    attacked: Sequence[str],
 ) -> Bench:
-    """The bench with what its attacks learn from images that are not attacked."""
+    """The bench with what its attacks learn from images of patients who are not ``attacked``."""
     if not any(s.needs & {Need.IMAGES, Need.SURROGATE} for s in specs):
         return bench
     tested = {example.group for example in test_examples(dataset, bench.seed) or dataset.examples}
+    tested.update(attacked)
     own = [e for e in dataset.examples if e.group not in tested and e.split != "train"]
     own = own or [e for e in dataset.examples if e.group not in tested]
     if not own:

@@ -38,7 +38,7 @@ def evaluate(
     Attacks are made against the model, rounded to 8-bit files and read back through the service's
     own decoder and engine. Writes nothing unless the null test passes.
     """
-    from service.cli.offline import console, load, progress_bars, workshop
+    from service.cli.offline import console, guarded_model, load, progress_bars, workshop
 
     with workshop():
         import shlex
@@ -46,39 +46,27 @@ def evaluate(
         from dataclasses import replace
         from time import perf_counter
 
-        from attacks.campaign import EPSILONS, attack_as_delivered, shifted
-        from attacks.corruptions import CORRUPTIONS
+        from attacks.campaign import EPSILONS, attack_as_delivered, every_shift
         from attacks.generate import bench_of
         from attacks.part_store import PartStore, default_folder
         from detectors.bundle import Bundle
-        from detectors.evaluate import EvaluationProblem
         from detectors.evaluate import evaluate as judge_bundle
         from detectors.evaluation import worst
         from detectors.guard_data import clean_samples, draw, test_examples
         from detectors.leave_out import fitted_families
         from detectors.report import write_report
+        from detectors.trial import refuse_known
         from detectors.wording import percent, titled
-        from models.datasets import group_digest, read_dataset, unlabelled
-        from models.load import load_model, model_digest, victim_of
+        from models.datasets import read_dataset, unlabelled
+        from models.load import model_digest, victim_of
         from models.machine import describe
 
         started = perf_counter()
         opened = Bundle.open(bundle)
-        declared = opened.manifest.model
-        loaded_model = load_model(model or declared.name, weights=weights, spec=spec)
-        if model_digest(loaded_model) != opened.manifest.provenance.get("model"):
-            raise EvaluationProblem(
-                f"{model or declared.name} is not the model that this bundle guards; say which one "
-                "with --model"
-            )
-        dataset = read_dataset(data, declared.classes)
+        loaded_model = guarded_model(opened, model, weights=weights, spec=spec)
+        dataset = read_dataset(data, opened.manifest.model.classes)
         examples = test_examples(dataset, seed)
-        seen = {*declared.trained_on, *opened.manifest.provenance.get("groups", ())}
-        if known := {e.group for e in examples if group_digest(e.group) in seen}:
-            raise EvaluationProblem(
-                f"{data}: {len(known)} of its test patients were used to train the model or to fit "
-                "the guard; judge it on others"
-            )
+        refuse_known(opened, examples)
         families, epsilons = attacks.split(","), tuple(epsilon or EPSILONS)
         with progress_bars() as progress:
             clean = clean_samples(load(progress, examples))
@@ -109,12 +97,7 @@ def evaluate(
             )
             fitted = fitted_families(opened)
             hit = tuple(replace(a, knowledge=knowledge_of(a.samples.origin, fitted)) for a in hit)
-            shifts = [
-                shifted(drawn, name, severity, seed)
-                for name, corruption in CORRUPTIONS.items()
-                if not corruption.colour or any(i.shape[2] == 3 for i in drawn.images)
-                for severity in corruption.severities
-            ]
+            shifts = every_shift(drawn, seed)
             total = len(clean) + sum(len(a.samples) for a in hit)
             total += sum(len(s) for s in (*shifts, *others))
             reading = progress.add_task("judging", total=total)

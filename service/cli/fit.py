@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 EXAMPLE = "Example: lazaret fit --model chest-xray --data scans --out bundles/chest-xray"
 
@@ -44,24 +40,18 @@ def fit(
     and CW-Linf are made for the first two. Says in plain words what the calibration images cannot
     support.
     """
-    from service.cli.offline import console, load, progress_bars, workshop
+    from service.cli.offline import console, counted, load, progress_bars, workshop
 
     with workshop():
-        from attacks.campaign import (
-            FAMILIES,
-            FIT_EPSILONS,
-            FIT_SHIFTS,
-            attacked_once,
-            shifted,
-        )
+        from attacks.fit_material import Opponent, clean_splits, fit_material
         from attacks.generate import bench_of
         from attacks.part_store import PartStore, default_folder
         from detectors.bundle import Alphas
-        from detectors.fit import FitProblem, FitSplit, shortfalls
+        from detectors.fit import FitProblem, shortfalls
         from detectors.fit import fit as fit_bundle
         from detectors.guard import DETECTORS
-        from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
-        from models.datasets import group_digest, read_dataset
+        from detectors.guard_data import clean_samples, guard_examples
+        from models.datasets import read_dataset
         from models.load import load_model, model_digest, victim_of
 
         if out.exists():
@@ -87,50 +77,31 @@ def fit(
                 "of other patients"
             )
         with progress_bars() as progress:
-            splits = split_samples(clean_samples(load(progress, examples)), seed)
-            prepared = {}
-            for split in ("reference", "fusion"):
-                clean = splits[split] = draw(splits[split], fit_images, seed)
-                if not len(clean):
-                    raise FitProblem(f"{data}: too few patients for a {split} split")
-                task = progress.add_task(f"attacking {split}", total=None)
-                hit = attacked_once(
-                    bench,
-                    draw(clean, attack_images, seed),
-                    store=PartStore(default_folder()),
-                    progress=partial(_advance, progress, task),
-                )
-                prepared[split] = FitSplit(
-                    (clean, *(shifted(clean, name, level, seed) for name, level in FIT_SHIFTS)), hit
-                )
-            total = sum(len(split) for split in prepared.values()) + len(splits["calibration"])
-            task = progress.add_task("measuring", total=total)
+            splits = clean_splits(clean_samples(load(progress, examples)), fit_images, seed)
+            material = fit_material(
+                splits,
+                [Opponent(bench)],
+                images=attack_images,
+                seed=seed,
+                progress=counted(progress),
+                store=PartStore(default_folder()),
+            )
+            task = progress.add_task("measuring", total=len(material))
             bundle = fit_bundle(
                 loaded_model,
-                prepared["reference"],
-                prepared["fusion"],
-                splits["calibration"],
+                material.reference,
+                material.fusion,
+                material.calibration,
                 out,
                 names=names,
                 alphas=Alphas(flag=flag, reject=reject, quality=quality),
                 provenance={
                     "model": model_digest(loaded_model),
                     "data": data.resolve().name,
-                    "images": {name: len(split) for name, split in splits.items()},
-                    "patients": {name: len(set(split.groups)) for name, split in splits.items()},
-                    "attacks": f"{', '.join(FAMILIES)} at {FIT_EPSILONS} grey levels, 8-bit PNG",
-                    "shifts": ", ".join(f"{name} {level}" for name, level in FIT_SHIFTS),
-                    "seed": seed,
-                    "groups": sorted(
-                        {group_digest(group) for split in splits.values() for group in split.groups}
-                    ),
+                    **material.provenance,
                 },
                 progress=lambda images: progress.advance(task, images),
             )
         for sentence in shortfalls(bundle.manifest):
             console.print(sentence, style="yellow", markup=False)
         console.print(f"{out}: {bundle.digest}")
-
-
-def _advance(progress: Progress, task: TaskID, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)

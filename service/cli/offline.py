@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,15 +12,21 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column, Table
 
 from service.cli.sentence import refuse, told
 
 if TYPE_CHECKING:
+    from detectors.bundle import Bundle
+    from detectors.gates import Gate
     from models.datasets import Example, Loaded
+    from models.diagnostic import DiagnosticModel
+    from models.load import OnnxModel
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -36,9 +43,9 @@ def workshop() -> Iterator[None]:
     from attacks.problem import AttackProblem
     from attacks.registry import UnknownAttack
     from attacks.shards import ShardProblem
-    from detectors.evaluate import EvaluationProblem
     from detectors.fit import FitProblem
     from detectors.fixture import AcceptanceProblem
+    from detectors.trial import EvaluationProblem
     from models.datasets import DatasetProblem
     from models.load import LoadProblem
     from models.onnx_graph import GraphProblem
@@ -76,6 +83,51 @@ def progress_bars() -> Iterator[Progress]:
         console=console,
     ) as progress:
         yield progress
+
+
+def counted(progress: Progress) -> Callable[[str, int, int], None]:
+    """A bar for each thing that is told about, made when it is first told about."""
+    tasks: dict[str, TaskID] = {}
+
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total)
+        progress.update(tasks[what], completed=done, total=total)
+
+    return advance
+
+
+def print_gates(gates: Sequence[Gate]) -> None:
+    """Every gate with what it found, the failed ones in red."""
+    table = Table(
+        "gate", "", Column("value", justify="right"), Column("limit", justify="right"), "why"
+    )
+    for gate in gates:
+        table.add_row(
+            gate.name,
+            "passed" if gate.passed else "failed",
+            f"{gate.value:.3f}",
+            f"{gate.limit:.3f}",
+            gate.sentence,
+            style="" if gate.passed else "red",
+        )
+    console.print(table)
+
+
+def guarded_model(
+    bundle: Bundle, reference: str | None, *, weights: Path | None = None, spec: Path | None = None
+) -> DiagnosticModel | OnnxModel:
+    """The model that the bundle guards, by default the zoo's of that name. Raises ``LoadProblem``
+    for another one."""
+    from models.load import LoadProblem, load_model, model_digest
+
+    name = reference or bundle.manifest.model.name
+    loaded = load_model(name, weights=weights, spec=spec)
+    if model_digest(loaded) != bundle.manifest.provenance.get("model"):
+        raise LoadProblem(
+            f"{name} is not the model that this bundle guards; say which one with --model"
+        )
+    return loaded
 
 
 def load(progress: Progress, examples: Sequence[Example]) -> Loaded:
