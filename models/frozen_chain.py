@@ -66,7 +66,7 @@ class FrozenChain(nn.Module):
 
         Without oneDNN, or on another device, nothing is packed.
         """
-        if not torch.backends.mkldnn.is_available() or not hasattr(_ops, "_convolution_pointwise"):
+        if not (torch._C._has_mkldnn and hasattr(_ops, "_convolution_pointwise")):
             return
         if any(parameter.device.type != "cpu" for parameter in self.parameters()):
             return
