@@ -1,0 +1,1 @@
+"""Real servers for tests: private, on free ports, stopped afterwards. One file a server."""
