@@ -203,8 +203,8 @@ def connect(url: str) -> Engine:
         engine = create_engine(parsed)
     except (SQLAlchemyError, ImportError) as error:
         raise RecordsProblem(
-            f"database: {_reason(error)}; give sqlite:///PATH, or postgresql+psycopg://... with "
-            "psycopg installed"
+            f"database: {_reason(error)}; give sqlite:///PATH, or postgresql+psycopg://... after "
+            "pip install 'lazaret[postgres]' (psycopg)"
         ) from None
     if engine.dialect.name == "sqlite":
         if parsed.database in (None, "", ":memory:"):

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     database: str = Field(
         "sqlite:///lazaret.sqlite3",
         description="SQLAlchemy URL of the records: SQLite, or PostgreSQL as "
-        "`postgresql+psycopg://user:password@host/name` (install `psycopg`).",
+        "`postgresql+psycopg://user:password@host/name` (`pip install 'lazaret[postgres]'`).",
     )
     max_file_bytes: int = Field(
         64 * 2**20, gt=0, description="Largest file, in bytes; a larger one is answered 413."

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,14 @@ PROGRAM_FOLDERS = "/usr/sbin:/usr/local/sbin"
 """Where Debian puts servers that an ordinary user's PATH lacks."""
 
 
-def program(name: str, package: str) -> str:
-    """The path of ``name``. Without it a test fails in CI and is skipped elsewhere."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:{PROGRAM_FOLDERS}")
+def program(name: str, package: str, folders: str = "") -> str:
+    """The path of ``name``. Without it a test fails in CI and is skipped elsewhere.
+
+    Args:
+        folders: a pattern of further folders to look in; of several the last wins.
+    """
+    further = ":".join(sorted(glob(folders), reverse=True))
+    found = shutil.which(name, path=f"{os.environ['PATH']}:{PROGRAM_FOLDERS}:{further}")
     if found is None:
         missing = f"{name} is not installed; apt-get install {package}"
         if os.environ.get("CI"):
@@ -51,12 +58,14 @@ def running(
     *,
     environment: Mapping[str, str] | None = None,
     user: str | None = None,
+    stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start ``command``, wait until ``ready()``, stop it afterwards.
 
     Args:
         log: gets its output, which is shown when it does not start.
         user: whom to run it as; only root can.
+        stop: how it is asked to end.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -74,7 +83,7 @@ def running(
             time.sleep(0.05)
         yield process
     finally:
-        process.terminate()
+        process.send_signal(stop)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
