@@ -28,6 +28,11 @@ class Admission:
             raise ServiceProblem(503, "Too many requests are being answered; try again.")
         return Ticket(self)
 
+    def _take(self, places: int) -> None:
+        if self.requests + places > self._requests:
+            raise ServiceProblem(503, "Too many images are being answered; try again.")
+        self.requests += places
+
     def _hold(self, count: int) -> None:
         if self.held_bytes + count > self._held_bytes:
             raise ServiceProblem(503, "The images being answered fill the memory; try again.")
@@ -40,11 +45,19 @@ class Ticket:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._bytes = 0
+        self._places = 1
 
     def hold(self, count: int) -> None:
         """Account for ``count`` more bytes. Raises ``ServiceProblem`` 503 when they do not fit."""
         self._admission._hold(count)
         self._bytes += count
+
+    def widen(self, places: int) -> None:
+        """Take ``places`` in all, for so many images at once. Raises ``ServiceProblem`` 503 when
+        they do not fit."""
+        more = max(0, places - self._places)
+        self._admission._take(more)
+        self._places += more
 
     def __enter__(self) -> Self:
         self._admission.requests += 1
@@ -56,5 +69,5 @@ class Ticket:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._admission.requests -= 1
+        self._admission.requests -= self._places
         self._admission.held_bytes -= self._bytes

@@ -16,6 +16,7 @@ from models.imaging import Limits
 from service import cases, endpoints, operations, problems
 from service.admission import Admission
 from service.auth import Auth
+from service.gateway import Gateway
 from service.guard import LoadEngine, onnx_engine, open_guards
 from service.linger import Linger
 from service.metrics import Metrics
@@ -67,13 +68,15 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     )
     app.add_middleware(Linger)
     problems.install(app)
-    gateway = endpoints.Gateway(
+    gateway = Gateway(
         guards=guards,
         auth=auth,
         admission=admission,
         records=records,
         metrics=metrics,
         limits=Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels),
+        request_images=settings.max_request_images,
+        request_bytes=settings.max_request_bytes,
         body_seconds=settings.body_seconds,
         decoders=decoders,
     )

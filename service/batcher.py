@@ -8,6 +8,7 @@ the engine fails alone.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -30,6 +31,10 @@ class EngineRefused(Exception):
     """The engine fails on this image alone."""
 
 
+class EngineLate(Exception):
+    """The deadline passed while the image waited; it was not run."""
+
+
 class EngineUnavailable(Exception):
     """The engine cannot answer now: its queue is full or slow, or it fails on every image."""
 
@@ -50,6 +55,7 @@ class Outcome:
 class _Waiting:
     pixels: npt.NDArray[np.uint8]
     since: float
+    deadline: float
     answer: asyncio.Future[Outcome]
     loop: asyncio.AbstractEventLoop
 
@@ -83,7 +89,7 @@ class Batcher:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
-        self._batch_images = batch_images
+        self.batch_images = batch_images
         self._queue_images = queue_images
         self._queue_seconds = queue_seconds
         self._clock = clock
@@ -117,10 +123,11 @@ class Batcher:
         """How many images wait."""
         return len(self._waiting)
 
-    async def read(self, pixels: npt.NDArray[np.uint8]) -> Outcome:
-        """Run one image, ``uint8[H, W, C]``.
+    async def read(self, pixels: npt.NDArray[np.uint8], deadline: float | None = None) -> Outcome:
+        """Run one image, ``uint8[H, W, C]``, unless the clock passes ``deadline`` before.
 
         Raises:
+            EngineLate: it did.
             EngineRefused: the engine fails on this image.
             EngineUnavailable: it cannot be run now.
         """
@@ -131,7 +138,8 @@ class Batcher:
                 raise EngineUnavailable("the engine is not ready")
             if self._closing or len(self._waiting) >= self._queue_images:
                 raise EngineUnavailable("the engine's queue is full")
-            self._waiting.append(_Waiting(pixels, self._clock(), answer, loop))
+            until = math.inf if deadline is None else deadline
+            self._waiting.append(_Waiting(pixels, self._clock(), until, answer, loop))
             self._changed.notify()
         return await answer
 
@@ -156,11 +164,15 @@ class Batcher:
         batch: list[_Waiting] = []
         others: list[_Waiting] = []
         size = 0
-        while self._waiting and len(batch) < self._batch_images:
+        while self._waiting and len(batch) < self.batch_images:
             entry = self._waiting.popleft()
             if entry.answer.cancelled():
                 continue
-            if self._clock() - entry.since > self._queue_seconds:
+            now = self._clock()
+            if now > entry.deadline:
+                _settle(entry, EngineLate())
+                continue
+            if now - entry.since > self._queue_seconds:
                 _settle(entry, EngineUnavailable("the engine's queue is too slow"))
                 continue
             same = not batch or entry.pixels.shape == batch[0].pixels.shape

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -12,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from service.admission import Ticket
 from service.problems import ServiceProblem
+from service.question import Question, late
 
 ENVELOPE_BYTES = 64 * 2**10
 """What a multipart form may add around its image."""
@@ -29,7 +32,21 @@ class Upload:
     """The media type that the sender gave, lower case and without parameters."""
 
 
-async def read_upload(request: Request, ticket: Ticket, limit: int, seconds: float) -> Upload:
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An image that was sent as a bare array."""
+
+    pixels: npt.NDArray[np.uint8]
+    """``uint8[H, W, 1 or 3]``, C-contiguous; it may look into the request's body."""
+
+
+Source = Upload | Pixels
+"""What a diagnosis starts from."""
+
+
+async def read_upload(
+    request: Request, ticket: Ticket, limit: int, seconds: float, question: Question
+) -> Upload:
     """Read the image: the ``image`` part of a form, or the whole body.
 
     Args:
@@ -39,23 +56,38 @@ async def read_upload(request: Request, ticket: Ticket, limit: int, seconds: flo
 
     Raises:
         ServiceProblem: 400 for a broken form, 408, 413 (before reading where ``Content-Length``
-            tells), 503 when memory is full.
+            tells), 503 when memory is full, 504.
     """
     media_type, options = parse_options_header(request.headers.get("Content-Type"))
     form = media_type == b"multipart/form-data"
-    try:
-        async with asyncio.timeout(seconds):
-            body = await _read(request, ticket, limit, ENVELOPE_BYTES if form else 0)
-    except TimeoutError:
-        raise ServiceProblem(408, f"The body took more than {seconds:g} s to arrive.") from None
-    except ClientDisconnect:
-        raise ServiceProblem(400, "The body ended before its declared length.") from None
+    body = await read_body(request, ticket, limit, seconds, question, ENVELOPE_BYTES if form else 0)
     if not form:
         return Upload(body, _declared(media_type))
     upload = _image_part(body, options.get(b"boundary", b""))
     if len(upload.data) > limit:
         raise _too_large(limit)
     return upload
+
+
+async def read_body(
+    request: Request,
+    ticket: Ticket,
+    limit: int,
+    seconds: float,
+    question: Question,
+    envelope: int = 0,
+) -> bytes:
+    """The whole body: at most ``limit`` bytes and an ``envelope``. Raises as ``read_upload``."""
+    allowed = question.left(seconds)
+    try:
+        async with asyncio.timeout(allowed):
+            return await _read(request, ticket, limit, envelope)
+    except TimeoutError:
+        if allowed < seconds:
+            raise late("receiving the body") from None
+        raise ServiceProblem(408, f"The body took more than {seconds:g} s to arrive.") from None
+    except ClientDisconnect:
+        raise ServiceProblem(400, "The body ended before its declared length.") from None
 
 
 async def _read(request: Request, ticket: Ticket, limit: int, envelope: int) -> bytes:
@@ -70,7 +102,7 @@ async def _read(request: Request, ticket: Ticket, limit: int, envelope: int) -> 
             raise _too_large(limit)
         ticket.hold(len(chunk))
         chunks.append(chunk)
-    return b"".join(chunks)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _too_large(limit: int) -> ServiceProblem:

@@ -13,12 +13,17 @@ import numpy as np
 from detectors.calibrate import PValues
 from models.engine import Readings
 from models.imaging import Image, Limits
-from models.imaging.decode import decode
-from service.batcher import EngineRefused, EngineUnavailable, Outcome
-from service.body import Upload
+from models.imaging.bounds import check_size
+from models.imaging.decode import PNG, decode, digest
+from service.batcher import EngineLate, EngineRefused, EngineUnavailable, Outcome
+from service.body import Source, Upload
 from service.decide import Decision, decide
 from service.guard import Guard
 from service.problems import ServiceProblem
+from service.question import Question, late
+
+RAW = "application/x-pixels"
+"""The media type on record of an image that was sent as a bare array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,18 @@ class Diagnosed:
     batch: int
     timing: Timing
 
+    @property
+    def file_type(self) -> str:
+        """The media type of the file that a case keeps."""
+        return PNG if self.image.media_type == RAW else self.image.media_type
+
 
 async def diagnose(
-    upload: Upload,
+    source: Source,
     guard: Guard,
     limits: Limits,
     threads: Executor,
+    question: Question,
     hold: Callable[[int], None] = lambda _: None,
 ) -> Diagnosed:
     """Judge one image.
@@ -75,14 +86,17 @@ async def diagnose(
 
     Raises:
         ImageProblem: the file is no image that can be diagnosed.
-        ServiceProblem: 422, the model cannot read this image; 503, not now.
+        ServiceProblem: 422, the model cannot read this image; 503, not now; 504, too late.
     """
     started = perf_counter()
     loop = asyncio.get_running_loop()
-    image = await loop.run_in_executor(threads, decode, upload.data, upload.declared, limits)
-    hold(image.pixels.nbytes)
+    image = await loop.run_in_executor(threads, load, source, limits)
+    if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
+        hold(image.pixels.nbytes)
+    question.check("decoding")
     decoded = perf_counter()
-    outcome = await _read(guard, image)
+    outcome = await _read(guard, image, question.deadline)
+    question.check("running the model")
     p = guard.bundle.calibration.p_values(outcome.readings)[0]
     decision = decide(p, guard.levels[p.predicted], guard.policy)
     return Diagnosed(
@@ -100,9 +114,20 @@ async def diagnose(
     )
 
 
-async def _read(guard: Guard, image: Image) -> Outcome:
+def load(source: Source, limits: Limits) -> Image:
+    """The image. Raises ``ImageProblem``."""
+    if isinstance(source, Upload):
+        return decode(source.data, source.declared, limits)
+    pixels = source.pixels
+    check_size(pixels.shape[0], pixels.shape[1], limits)
+    return Image(pixels, RAW, digest(pixels))
+
+
+async def _read(guard: Guard, image: Image, deadline: float | None) -> Outcome:
     try:
-        outcome = await guard.batcher.read(image.pixels)
+        outcome = await guard.batcher.read(image.pixels, deadline)
+    except EngineLate:
+        raise late("waiting for the model") from None
     except EngineUnavailable as error:
         raise ServiceProblem(503, f"The model cannot answer now ({error}); try again.") from None
     except EngineRefused:

@@ -57,7 +57,7 @@ DIAGNOSE: dict[str, Any] = {
     ),
     "responses": {
         200: {"content": {"application/json": {"example": _ANSWER}}},
-        **problems(400, 401, 403, 404, 408, 413, 415, 422, 503),
+        **problems(400, 401, 403, 404, 408, 413, 415, 422, 503, 504),
     },
     "openapi_extra": {
         "requestBody": {

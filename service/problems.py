@@ -28,6 +28,7 @@ TITLES = {
     422: ("unusable", "The request is well-formed but cannot be used"),
     500: ("internal", "The service failed"),
     503: ("unavailable", "The service cannot take this request now"),
+    504: ("deadline", "The request's deadline passed"),
 }
 
 
@@ -38,6 +39,8 @@ class ServiceProblem(Exception):
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.recorded = False
+        """Whether it has been recorded and counted."""
 
     @classmethod
     def from_image(cls, problem: ImageProblem) -> ServiceProblem:

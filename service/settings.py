@@ -74,8 +74,19 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         40_000_000, gt=0, description="Most pixels of an image; a larger one is answered 413."
     )
+    max_request_images: int = Field(
+        256, gt=0, description="Most images of one request; one with more is answered 413."
+    )
+    max_request_bytes: int = Field(
+        256 * 2**20,
+        gt=0,
+        description="Largest request of several images, in bytes; a larger one is answered 413.",
+    )
     max_in_flight: int = Field(
-        256, gt=0, description="Most requests being answered at once; the next is answered 503."
+        256,
+        gt=0,
+        description="Most requests being answered at once; the next is answered 503. A request of "
+        "several images counts as many as are worked on at once, at most twice `batch_images`.",
     )
     max_held_bytes: int = Field(
         2**30,

@@ -17,12 +17,14 @@ from rich.console import Console
 
 from models.imaging import ImageProblem, Limits
 from service.answers import Answer, answer
+from service.auth import ANONYMOUS
 from service.body import Upload
 from service.cli.sentence import refuse, told
 from service.diagnose import diagnose
 from service.guard import Guard, onnx_engine, open_guard
 from service.logs import configure
 from service.problems import ProblemDocument, ServiceProblem, document
+from service.question import Question
 from service.settings import Settings
 
 EXAMPLE = "Example: lazaret score scans/*.png --bundle bundles/chest-xray --json | jq .verdict"
@@ -84,7 +86,8 @@ async def _score_one(
         if path.stat().st_size > limits.file_bytes:
             return document(413, f"The bound is {limits.file_bytes:,} bytes.", request_id)
         upload = Upload(await asyncio.to_thread(path.read_bytes), None)
-        found = await diagnose(upload, guard, limits, threads)
+        question = Question(request_id, ANONYMOUS, started)
+        found = await diagnose(upload, guard, limits, threads, question)
     except OSError as error:
         return document(400, f"The file cannot be read: {error.strerror or error}.", request_id)
     except ImageProblem as problem:

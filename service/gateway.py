@@ -1,0 +1,243 @@
+"""The gateway: every door (HTTP, the inference protocol, gRPC) brings its images here.
+
+One image after the other is diagnosed, recorded, counted and answered; a door only reads what it
+was sent and says the answer in its own words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from models.imaging import ImageProblem, Limits
+from models.imaging.encode import png
+from service.admission import Admission, Ticket
+from service.answers import Answer, answer, diagnosis, guard_answer
+from service.auth import Auth
+from service.body import Source, Upload
+from service.diagnose import Diagnosed, Timing, diagnose
+from service.guard import Guard, Guards
+from service.metrics import Metrics
+from service.problems import ServiceProblem
+from service.question import Question
+from service.records import NewCase, Record, Records, RecordsProblem
+
+UNRECORDED = (401, 403, 503, 504)
+"""Refusals that are counted and logged only: strangers and shed load must not fill the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything that a diagnosis needs."""
+
+    guards: Guards
+    auth: Auth
+    admission: Admission
+    records: Records
+    metrics: Metrics
+    limits: Limits
+    request_images: int
+    """Most images of one request."""
+    request_bytes: int
+    """Most bytes of a request of several images."""
+    body_seconds: float
+    decoders: Executor
+
+    async def judge(
+        self, question: Question, guard: Guard, source: Source, ticket: Ticket
+    ) -> Answer:
+        """One image: diagnosed, on record, answered.
+
+        Args:
+            ticket: accounts for the decoded image.
+
+        Raises:
+            ServiceProblem: a refusal, not on record yet: give it to ``refuse``.
+        """
+        try:
+            found = await diagnose(source, guard, self.limits, self.decoders, question, ticket.hold)
+        except ImageProblem as problem:
+            raise ServiceProblem.from_image(problem) from None
+        file = b""
+        if found.decision.held:
+            file = await self._as_file(source)
+        record = record_of(question, guard, found, file)
+        judged = perf_counter()
+        await self._write(record)
+        now = perf_counter()
+        timing = found.timing.recorded(now - judged, now - question.started)
+        self._tell(record, guard, found, timing)
+        case_id = record.case.case_id if record.case else None
+        return answer(record.request_id, guard, found, case_id, timing)
+
+    async def judge_each(
+        self, question: Question, guard: Guard, sources: Sequence[Source], ticket: Ticket
+    ) -> list[Answer | ServiceProblem]:
+        """Several images of one request, each by an id of its own; one that is refused fails
+        alone.
+
+        Raises:
+            ServiceProblem: 503 or 504, as soon as one image meets it: the caller should ask again
+                for them all. The other images' answers are on record.
+        """
+        found: dict[int, Answer | ServiceProblem] = {}
+
+        def keep(index: int, answered: Answer | ServiceProblem) -> bool:
+            found[index] = answered
+            return not _overload(answered)
+
+        await self.judge_many(question, guard, sources, ticket, keep)
+        for answered in found.values():
+            if isinstance(answered, ServiceProblem) and _overload(answered):
+                raise answered
+        return [found[index] for index in range(len(sources))]
+
+    async def judge_many(
+        self,
+        question: Question,
+        guard: Guard,
+        sources: Sequence[Source],
+        ticket: Ticket,
+        tell: Callable[[int, Answer | ServiceProblem], bool],
+    ) -> None:
+        """Several images of one request. ``tell`` gets each one's index and answer, or recorded
+        refusal, in the order of completion; once it says False no other image is begun."""
+        # As many at once as fill the next batch while one runs: more would crowd others out.
+        places = min(len(sources), 2 * guard.batcher.batch_images)
+        ticket.widen(places)
+        waiting = iter(range(len(sources)))
+        going = True
+
+        async def worker() -> None:
+            nonlocal going
+            for index in waiting:
+                if not going:
+                    return
+                one = question.part(index) if len(sources) > 1 else question
+                answered = await self.judge_alone(one, guard, sources[index], ticket)
+                going = tell(index, answered) and going
+
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(places):
+                workers.create_task(worker())
+
+    async def judge_alone(
+        self, question: Question, guard: Guard, source: Source, ticket: Ticket
+    ) -> Answer | ServiceProblem:
+        """``judge``; a refusal is recorded and returned."""
+        try:
+            return await self.judge(question, guard, source, ticket)
+        except ServiceProblem as problem:
+            return await self.refuse(question, guard, problem)
+
+    async def refuse(
+        self, question: Question, guard: Guard | None, problem: ServiceProblem
+    ) -> ServiceProblem:
+        """Record and count a refusal; what to raise for it."""
+        if problem.recorded:
+            return problem
+        if problem.status not in UNRECORDED:
+            model = guard.model.name if guard else None
+            bundle = guard.bundle.digest if guard else None
+            record = Record(
+                question.request_id, question.client, problem.status, problem.kind, model, bundle
+            )
+            try:
+                await self._write(record)
+            except ServiceProblem as unrecorded:
+                problem = unrecorded
+        problem.recorded = True
+        self.metrics.refused(problem.kind)
+        structlog.get_logger().info(
+            "refused", request_id=question.request_id, client=question.client,
+            status=problem.status, problem=problem.kind,
+        )  # fmt: skip
+        return problem
+
+    async def _as_file(self, source: Source) -> bytes:
+        """What a reviewer will open: the file as sent, or raw pixels as a PNG."""
+        if isinstance(source, Upload):
+            return source.data
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.decoders, png, source.pixels)
+
+    async def _write(self, record: Record) -> None:
+        try:
+            await self.records.write(record)
+        except RecordsProblem:
+            self.metrics.not_recorded()
+            raise ServiceProblem(
+                503, "The answer cannot be recorded, so it is withheld; try again."
+            ) from None
+
+    def _tell(self, record: Record, guard: Guard, found: Diagnosed, timing: Timing) -> None:
+        stages = timing.milliseconds()
+        self.metrics.judged(guard.model.name, found.decision, found.p.fused, found.batch, stages)
+        log = structlog.get_logger()
+        (log.warning if found.decision.bypass else log.info)(
+            "bypassed" if found.decision.bypass else "judged",
+            request_id=record.request_id,
+            client=record.client,
+            model=record.model,
+            verdict=record.verdict,
+            route=record.route,
+            pixels=record.pixels,
+            case_id=record.case.case_id if record.case else None,
+            timing_ms=stages,
+        )
+
+
+def _overload(answered: Answer | ServiceProblem) -> bool:
+    """Whether the caller should ask again, for this image and any other."""
+    return isinstance(answered, ServiceProblem) and answered.status >= 500
+
+
+def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes) -> Record:
+    """What is kept of an answer; with a case that holds ``file`` when the image is held."""
+    said = diagnosis(guard, found)
+    judged = guard_answer(guard, found, found.decision)
+    detectors: list[dict[str, Any]] = [entry.model_dump() for entry in judged.detectors]
+    decision = found.decision
+    case = None
+    if decision.held:
+        assert decision.route is not None  # every held image has its reason
+        case = NewCase(
+            case_id=uuid4().hex,
+            route=decision.route,
+            evidence={
+                "bundle": guard.bundle.digest,
+                "diagnosis": said.model_dump(),
+                "guard": judged.model_dump(),
+                "pixels": found.image.digest,
+                "decoding": list(found.image.notes),
+            },
+            media_type=found.file_type,
+            image=file,
+        )
+    return Record(
+        request_id=question.request_id,
+        client=question.client,
+        status=200,
+        model=guard.model.name,
+        bundle=guard.bundle.digest,
+        verdict=decision.verdict,
+        route=decision.route,
+        reason=decision.reason,
+        bypass=decision.bypass,
+        label=said.label,
+        probabilities=dict(said.probabilities),
+        p_value=judged.p_value,
+        quality_p_value=judged.quality_p_value,
+        detectors=detectors,
+        pixels=found.image.digest,
+        media_type=found.image.media_type,
+        timing_ms=found.timing.milliseconds(),
+        case=case,
+    )
