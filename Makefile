@@ -92,5 +92,5 @@ $(VENV)/.peers: $(VENV)/.dev
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[train,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[train,pacs,dev]'
 	@touch $@

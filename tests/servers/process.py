@@ -79,7 +79,9 @@ def running(
         until = time.monotonic() + START_SECONDS
         while not ready():
             if process.poll() is not None or time.monotonic() > until:
-                pytest.fail(f"{command[0]} did not start: {log.read_text(errors='replace')[-2000:]}")
+                pytest.fail(
+                    f"{command[0]} did not start: {log.read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.05)
         yield process
     finally:
