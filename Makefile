@@ -68,6 +68,7 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md
+	$(BIN)/python -m service.metrics > docs/metrics.md
 	$(BIN)/python -m attacks.catalogue > docs/attack_list.md
 	$(BIN)/python -m detectors.evaluation_schema > docs/evaluation.schema.json
 

@@ -25,17 +25,23 @@ class Admission:
     def enter(self) -> Ticket:
         """A place, to be used as a context. Raises ``ServiceProblem`` 503 when all are taken."""
         if self.requests >= self._requests:
-            raise ServiceProblem(503, "Too many requests are being answered; try again.")
+            raise ServiceProblem(
+                503, "Too many requests are being answered; try again.", shed="requests"
+            )
         return Ticket(self)
 
     def _take(self, places: int) -> None:
         if self.requests + places > self._requests:
-            raise ServiceProblem(503, "Too many images are being answered; try again.")
+            raise ServiceProblem(
+                503, "Too many images are being answered; try again.", shed="requests"
+            )
         self.requests += places
 
     def _hold(self, count: int) -> None:
         if self.held_bytes + count > self._held_bytes:
-            raise ServiceProblem(503, "The images being answered fill the memory; try again.")
+            raise ServiceProblem(
+                503, "The images being answered fill the memory; try again.", shed="memory"
+            )
         self.held_bytes += count
 
 

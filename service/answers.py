@@ -59,6 +59,7 @@ class TimingAnswer(BaseModel):
     decode: float
     queue: float
     infer: float
+    decide: float
     record: float
     total: float
 

@@ -19,7 +19,7 @@ from service.auth import Auth
 from service.gateway import Gateway
 from service.guard import LoadEngine, onnx_engine, open_guards
 from service.linger import Linger
-from service.metrics import Metrics
+from service.metrics import GatewayMetrics, Metrics
 from service.records import Records
 from service.settings import Settings
 
@@ -37,7 +37,10 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     admission = Admission(settings.max_in_flight, settings.max_held_bytes)
     records = Records(settings.database)
     records.open()
-    metrics = Metrics(guards, admission)
+    metrics = Metrics()
+    gateway_metrics = GatewayMetrics(metrics, admission)
+    for guard in guards.all:
+        gateway_metrics.serves(guard)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -73,7 +76,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         auth=auth,
         admission=admission,
         records=records,
-        metrics=metrics,
+        metrics=gateway_metrics,
         limits=Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels),
         request_images=settings.max_request_images,
         request_bytes=settings.max_request_bytes,

@@ -36,7 +36,12 @@ class EngineLate(Exception):
 
 
 class EngineUnavailable(Exception):
-    """The engine cannot answer now: its queue is full or slow, or it fails on every image."""
+    """The engine cannot answer now: its queue is full or slow, or it fails on every image.
+    ``shed`` is the metrics' word for it."""
+
+    def __init__(self, message: str, shed: str = "not_ready") -> None:
+        super().__init__(message)
+        self.shed = shed
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ class Batcher:
             if not self.ready:
                 raise EngineUnavailable("the engine is not ready")
             if self._closing or len(self._waiting) >= self._queue_images:
-                raise EngineUnavailable("the engine's queue is full")
+                raise EngineUnavailable("the engine's queue is full", "queue_full")
             until = math.inf if deadline is None else deadline
             self._waiting.append(_Waiting(pixels, self._clock(), until, answer, loop))
             self._changed.notify()
@@ -173,7 +178,7 @@ class Batcher:
                 _settle(entry, EngineLate())
                 continue
             if now - entry.since > self._queue_seconds:
-                _settle(entry, EngineUnavailable("the engine's queue is too slow"))
+                _settle(entry, EngineUnavailable("the engine's queue is too slow", "queue_slow"))
                 continue
             same = not batch or entry.pixels.shape == batch[0].pixels.shape
             if same and (not batch or size + entry.pixels.nbytes <= BATCH_BYTES):

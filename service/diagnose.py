@@ -33,6 +33,7 @@ class Timing:
     decode: float = 0.0
     queue: float = 0.0
     infer: float = 0.0
+    decide: float = 0.0
     record: float = 0.0
     total: float = 0.0
 
@@ -42,6 +43,7 @@ class Timing:
             "decode": self.decode,
             "queue": self.queue,
             "infer": self.infer,
+            "decide": self.decide,
             "record": self.record,
             "total": self.total,
         }
@@ -97,8 +99,10 @@ async def diagnose(
     decoded = perf_counter()
     outcome = await _read(guard, image, question.deadline)
     question.check("running the model")
+    read = perf_counter()
     p = guard.bundle.calibration.p_values(outcome.readings)[0]
     decision = decide(p, guard.levels[p.predicted], guard.policy)
+    ended = perf_counter()
     return Diagnosed(
         image=image,
         readings=outcome.readings,
@@ -109,7 +113,8 @@ async def diagnose(
             decode=decoded - started,
             queue=outcome.queued,
             infer=outcome.inferred,
-            total=perf_counter() - started,
+            decide=ended - read,
+            total=ended - started,
         ),
     )
 
@@ -129,7 +134,9 @@ async def _read(guard: Guard, image: Image, deadline: float | None) -> Outcome:
     except EngineLate:
         raise late("waiting for the model") from None
     except EngineUnavailable as error:
-        raise ServiceProblem(503, f"The model cannot answer now ({error}); try again.") from None
+        raise ServiceProblem(
+            503, f"The model cannot answer now ({error}); try again.", shed=error.shed
+        ) from None
     except EngineRefused:
         raise ServiceProblem(422, "The model cannot process this image.") from None
     if not np.isfinite(outcome.readings.probabilities).all():

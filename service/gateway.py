@@ -24,7 +24,7 @@ from service.auth import Auth
 from service.body import Source, Upload
 from service.diagnose import Diagnosed, Timing, diagnose
 from service.guard import Guard, Guards
-from service.metrics import Metrics
+from service.metrics import GatewayMetrics
 from service.problems import ServiceProblem
 from service.question import Question
 from service.records import NewCase, Record, Records, RecordsProblem
@@ -41,7 +41,7 @@ class Gateway:
     auth: Auth
     admission: Admission
     records: Records
-    metrics: Metrics
+    metrics: GatewayMetrics
     limits: Limits
     request_images: int
     """Most images of one request."""
@@ -61,6 +61,7 @@ class Gateway:
         Raises:
             ServiceProblem: a refusal, not on record yet: give it to ``refuse``.
         """
+        received = perf_counter()
         try:
             found = await diagnose(source, guard, self.limits, self.decoders, question, ticket.hold)
         except ImageProblem as problem:
@@ -73,7 +74,7 @@ class Gateway:
         await self._write(record)
         now = perf_counter()
         timing = found.timing.recorded(now - judged, now - question.started)
-        self._tell(record, guard, found, timing)
+        self._tell(question, record, guard, found, timing, received - question.started)
         case_id = record.case.case_id if record.case else None
         return answer(record.request_id, guard, found, case_id, timing)
 
@@ -154,7 +155,7 @@ class Gateway:
             except ServiceProblem as unrecorded:
                 problem = unrecorded
         problem.recorded = True
-        self.metrics.refused(problem.kind)
+        self.metrics.refused(question.interface, problem.status, problem.kind, problem.shed)
         structlog.get_logger().info(
             "refused", request_id=question.request_id, client=question.client,
             status=problem.status, problem=problem.kind,
@@ -177,9 +178,18 @@ class Gateway:
                 503, "The answer cannot be recorded, so it is withheld; try again."
             ) from None
 
-    def _tell(self, record: Record, guard: Guard, found: Diagnosed, timing: Timing) -> None:
+    def _tell(
+        self,
+        question: Question,
+        record: Record,
+        guard: Guard,
+        found: Diagnosed,
+        timing: Timing,
+        receive: float,
+    ) -> None:
         stages = timing.milliseconds()
-        self.metrics.judged(guard.model.name, found.decision, found.p.fused, found.batch, stages)
+        spent = {**stages, "receive": 1000 * receive}
+        self.metrics.judged(guard, question.interface, found.decision, found.p, found.batch, spent)
         log = structlog.get_logger()
         (log.warning if found.decision.bypass else log.info)(
             "bypassed" if found.decision.bypass else "judged",

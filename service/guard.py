@@ -55,7 +55,9 @@ class Guards:
         """The named guard, or the only one. Raises ``ServiceProblem`` 400, 404 or 503."""
         names = ", ".join(self._by_name)
         if not self.all:
-            raise ServiceProblem(503, "No bundle is loaded; start with `lazaret serve --bundle`.")
+            raise ServiceProblem(
+                503, "No bundle is loaded; start with `lazaret serve --bundle`.", shed="not_ready"
+            )
         if name is not None:
             if name not in self._by_name:
                 raise ServiceProblem(404, f"That model is not loaded; loaded: {names}.")

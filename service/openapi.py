@@ -25,7 +25,14 @@ _ANSWER: dict[str, Any] = {
         "detectors": [{"name": "lid", "score": 1.7, "p_value": 0.003}],
     },
     "case_id": "0b7c1f5e2d3a4968b1c2d3e4f5a6b7c8",
-    "timing_ms": {"decode": 3.4, "queue": 0.1, "infer": 21.0, "record": 1.2, "total": 26.3},
+    "timing_ms": {
+        "decode": 3.4,
+        "queue": 0.1,
+        "infer": 21.0,
+        "decide": 0.1,
+        "record": 1.2,
+        "total": 26.3,
+    },
 }
 
 

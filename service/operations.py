@@ -9,6 +9,7 @@ from service.answers import Levels, ModelName, model_name
 from service.auth import Auth
 from service.guard import Guard, Guards
 from service.metrics import Metrics
+from service.metrics.exposition import page
 from service.openapi import problems
 from service.problems import ServiceProblem
 
@@ -62,8 +63,10 @@ def routes(guards: Guards, metrics: Metrics, auth: Auth) -> APIRouter:
         return [_describe(guard) for guard in guards.all]
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-    async def prometheus() -> Response:
-        return Response(metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def prometheus(request: Request) -> Response:
+        metrics.refresh()
+        content, media_type = page(metrics.registry, request.headers.get("Accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
 
     return router
 

@@ -33,12 +33,14 @@ TITLES = {
 
 
 class ServiceProblem(Exception):
-    """A refusal. ``detail`` is a sentence for the caller: what is wrong and what to do."""
+    """A refusal. ``detail`` is a sentence for the caller: what is wrong and what to do; ``shed``
+    says what was full or cold where load or a start is the cause."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, shed: str | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.shed = shed
         self.recorded = False
         """Whether it has been recorded and counted."""
 

@@ -25,6 +25,8 @@ class Question:
     """``perf_counter`` seconds at the request's head."""
     deadline: float | None = None
     """``perf_counter`` seconds after which nobody waits for the answer."""
+    interface: str = "diagnose"
+    """The door it came through, one of ``service.metrics.labels.INTERFACE``."""
 
     def part(self, index: int) -> Question:
         """The same for one image of several: its id says which."""

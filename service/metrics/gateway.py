@@ -1,0 +1,126 @@
+"""What the walk from bytes to verdict tells the metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from detectors.calibrate import PValues
+from service.decide import Decision, Route
+from service.metrics import catalogue as c
+from service.metrics import labels as by
+from service.metrics.registry import Metrics
+
+if TYPE_CHECKING:
+    from service.admission import Admission
+    from service.guard import Guard
+
+FUSED, QUALITY = "fused", "quality"
+
+
+class GatewayMetrics:
+    """Counts requests, verdicts and bundles into ``metrics``."""
+
+    def __init__(self, metrics: Metrics, admission: Admission) -> None:
+        self.metrics = metrics
+        metrics.watch(c.IN_FLIGHT, lambda: admission.requests)
+        metrics.watch(c.HELD_BYTES, lambda: admission.held_bytes)
+        metrics.allow(by.VERSION, [version("lazaret")])
+        metrics.set(c.BUILD_INFO, 1, version("lazaret"))
+        metrics.allow(by.DETECTOR, [FUSED, QUALITY])
+
+    def serves(self, guard: Guard) -> None:
+        """Tell of a bundle that is being served from now on."""
+        metrics, model, bundle = self.metrics, guard.model, guard.bundle
+        metrics.allow(by.MODEL, [model.name])
+        metrics.allow(by.VERSION, [model.version])
+        metrics.allow(by.BUNDLE, [bundle.digest])
+        metrics.allow(by.CLASS, model.classes)
+        metrics.allow(by.DETECTOR, [entry.name for entry in bundle.manifest.detectors])
+        metrics.set(c.MODEL_INFO, 1, model.name, model.version, bundle.digest)
+        metrics.set(c.BUNDLE_LOADED, time.time(), model.name)
+        for name, levels in zip(model.classes, guard.levels, strict=True):
+            metrics.set(c.CALIBRATION_IMAGES, levels.images, model.name, name)
+            for level in by.LEVEL.values:
+                assured = getattr(levels, level)
+                bound = 0.0 if assured is None else getattr(guard.policy.alphas, level)
+                metrics.set(c.CALIBRATED_FPR, assured or 0.0, model.name, name, level)
+                metrics.set(c.CALIBRATED_FPR_BOUND, bound, model.name, name, level)
+        metrics.watch(c.QUEUE_IMAGES, lambda: guard.batcher.depth, model.name)
+        metrics.watch(c.READY, lambda: guard.batcher.ready, model.name)
+
+    def served_before(self, guard: Guard) -> None:
+        """Tell of a bundle that is not served any more."""
+        model = guard.model
+        self.metrics.set(c.MODEL_INFO, 0, model.name, model.version, guard.bundle.digest)
+
+    def judged(
+        self,
+        guard: Guard,
+        interface: str,
+        decision: Decision,
+        p: PValues,
+        batch: int,
+        milliseconds: Mapping[str, float],
+        trace_id: str | None = None,
+    ) -> None:
+        """Count one answered request.
+
+        Args:
+            milliseconds: by stage, and ``total``.
+        """
+        metrics, model = self.metrics, guard.model.name
+        metrics.count(c.REQUESTS, interface, "answered")
+        metrics.count(c.VERDICTS, model, decision.verdict, decision.route or by.NONE)
+        if decision.bypass:
+            metrics.count(c.BYPASSES, model)
+        names = [entry.name for entry in guard.bundle.manifest.detectors]
+        if decision.held:
+            metrics.count(c.DECISIVE, model, decisive(decision, p, names))
+        for name, value in (
+            (FUSED, p.fused), (QUALITY, p.quality), *zip(names, p.detectors, strict=True),
+        ):  # fmt: skip
+            if isfinite(value):
+                trace = trace_id if name == FUSED else None
+                metrics.observe(c.P_VALUE, value, model, name, trace_id=trace)
+        metrics.observe(c.BATCH_IMAGES, batch, model)
+        for stage, spent in milliseconds.items():
+            if stage != "total":
+                metrics.observe(c.STAGE_SECONDS, spent / 1000, model, stage)
+        total = milliseconds["total"] / 1000
+        metrics.observe(c.REQUEST_SECONDS, total, model, interface, trace_id=trace_id)
+
+    def refused(self, interface: str, status: int, kind: str, shed: str | None = None) -> None:
+        """Count one problem answer; ``shed`` is what was full, for those that load caused."""
+        self.metrics.count(c.PROBLEMS, kind)
+        self.metrics.count(c.REQUESTS, interface, outcome_of(status, shed))
+        if shed is not None:
+            self.metrics.count(c.SHED, shed)
+
+    def not_recorded(self) -> None:
+        """Count one answer that could not be recorded."""
+        self.metrics.count(c.RECORD_FAILURES)
+
+
+def outcome_of(status: int, shed: str | None) -> str:
+    """How a request with this answer ended."""
+    if shed is not None:
+        return "shed"
+    if status == 504:
+        return "late"
+    return "failed" if status >= 500 else "refused"
+
+
+def decisive(decision: Decision, p: PValues, names: list[str]) -> str:
+    """Which detector decided that an image is held."""
+    if decision.route is Route.QUALITY:
+        return QUALITY if isfinite(p.fused) else FUSED
+    finite = [
+        (value, name)
+        for value, name in zip(p.detectors, names, strict=True)
+        if isfinite(value) and name != QUALITY
+    ]
+    return min(finite)[1] if finite else FUSED

@@ -1,0 +1,100 @@
+"""The values of one application's metrics, with labels held to what ``labels`` allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from service.metrics import catalogue
+from service.metrics.catalogue import Counter, Gauge, Histogram, Metric
+from service.metrics.labels import MOST_CONFIGURED, OTHER, Label
+
+Read = Callable[[], float]
+
+
+class Metrics:
+    """Counts, sets and observes the metrics of ``catalogue``, in a registry of its own.
+
+    A label value that is neither fixed nor allowed is counted as ``other``. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._families = {metric: _family(metric, self.registry) for metric in catalogue.ALL}
+        self._children: dict[tuple[Metric, tuple[str, ...]], Any] = {}
+        self._allowed: dict[Label, set[str]] = {}
+        self._watched: dict[tuple[Gauge, tuple[str, ...]], Read] = {}
+
+    def allow(self, label: Label, names: Iterable[str]) -> None:
+        """Let a configured label say these names: configuration or a manifest, never a request."""
+        allowed = self._allowed.setdefault(label, set())
+        for name in names:
+            if len(allowed) < MOST_CONFIGURED:
+                allowed.add(str(name))
+
+    def count(self, metric: Counter, *labels: str, by: float = 1) -> None:
+        """Add to a counter."""
+        self._child(metric, labels).inc(by)
+
+    def set(self, metric: Gauge, value: float, *labels: str) -> None:
+        """Set a gauge."""
+        self._child(metric, labels).set(value)
+
+    def observe(
+        self, metric: Histogram, value: float, *labels: str, trace_id: str | None = None
+    ) -> None:
+        """Add to a histogram; ``trace_id`` becomes the exemplar where the metric has them."""
+        exemplar = {"trace_id": trace_id} if trace_id and metric.exemplars else None
+        self._child(metric, labels).observe(value, exemplar)
+
+    def watch(self, metric: Gauge, read: Read, *labels: str) -> None:
+        """Set the gauge from ``read`` whenever the page is written. ``read`` must return at once:
+        what has to ask a disk or a server is ``set`` when it is known."""
+        self._watched[metric, labels] = read
+
+    def refresh(self) -> None:
+        """Set the gauges that are watched. One that cannot be read keeps its value."""
+        for (metric, labels), read in list(self._watched.items()):
+            try:
+                value = read()
+            except Exception:  # noqa: S112  whatever it is, the others are still worth reading
+                continue
+            self.set(metric, value, *labels)
+
+    def _child(self, metric: Metric, labels: tuple[str, ...]) -> Any:
+        try:
+            return self._children[metric, labels]
+        except KeyError:
+            return self._admit(metric, labels)
+
+    def _admit(self, metric: Metric, labels: tuple[str, ...]) -> Any:
+        if len(labels) != len(metric.labels):
+            raise ValueError(f"{metric.name} has {len(metric.labels)} labels, not {len(labels)}")
+        bounded = tuple(
+            str(value) if self._may_say(label, value) else OTHER
+            for label, value in zip(metric.labels, labels, strict=True)
+        )
+        family = self._families[metric]
+        child = family.labels(*bounded) if bounded else family
+        self._children[metric, bounded] = child
+        return child
+
+    def _may_say(self, label: Label, value: str) -> bool:
+        return value in label.values or value in self._allowed.get(label, ())
+
+
+def _family(metric: Metric, registry: CollectorRegistry) -> Any:
+    names = [label.name for label in metric.labels]
+    if isinstance(metric, Histogram):
+        return prometheus_client.Histogram(
+            metric.name, metric.meaning, names, buckets=metric.buckets, registry=registry
+        )
+    if isinstance(metric, Gauge):
+        return prometheus_client.Gauge(
+            metric.name, metric.meaning, names, multiprocess_mode=metric.across, registry=registry
+        )
+    return prometheus_client.Counter(metric.name, metric.meaning, names, registry=registry)
