@@ -65,9 +65,7 @@ def postgres() -> Iterator[Postgres]:
             "-c", "fsync=off",  # processes are killed here, not machines
         ]  # fmt: skip
         # SIGINT ends it although clients are connected; SIGTERM would wait for them.
-        with running(
-            command, folder / "log", lambda: accepts(port), user=user, stop=signal.SIGINT
-        ):
+        with running(command, folder / "log", lambda: accepts(port), user=user, stop=signal.SIGINT):
             yield Postgres(port)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,8 @@ def program(name: str, package: str, folders: str = "") -> str:
     Args:
         folders: a pattern of further folders to look in; of several the last wins.
     """
-    further = ":".join(sorted(glob(folders), reverse=True))
+    found_folders = Path("/").glob(folders.lstrip("/")) if folders else ()
+    further = ":".join(sorted(map(str, found_folders), reverse=True))
     found = shutil.which(name, path=f"{os.environ['PATH']}:{PROGRAM_FOLDERS}:{further}")
     if found is None:
         missing = f"{name} is not installed; apt-get install {package}"
