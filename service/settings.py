@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         "default, rejects an image that a detector cannot judge; `open` accepts it and counts a "
         "bypass). In the environment, as JSON.",
     )
+    pacs_routes: Path | None = Field(
+        None,
+        description="YAML file of PACS peers and routes; `deploy/pacs.example.yaml` documents "
+        "every option in it.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )

@@ -12,6 +12,7 @@ from service.cli import (
     evaluate,
     fit,
     gate,
+    pacs,
     phantom,
     retrain,
     score,
@@ -38,4 +39,5 @@ app.command("gate", epilog=gate.EXAMPLE)(gate.gate)
 app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(pacs.app, name="pacs")
 app.add_typer(phantom.app, name="phantom")

@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from servers.postgres import Postgres, postgres
 from tiny_bundle import write_bundle
 
 from service.app import create_app
@@ -34,22 +33,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(bundle: Path, tmp_path: Path) -> Settings:
     """Serve it to anyone on the loopback address."""
     return Settings(bundles=(bundle,), database=f"sqlite:///{tmp_path}/records.sqlite3")
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    """One PostgreSQL for all tests."""
-    with postgres() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of either kind in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/records.sqlite3"
-    server: Postgres = request.getfixturevalue("postgres_server")
-    return server.new_database()
 
 
 @contextmanager
