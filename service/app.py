@@ -18,6 +18,7 @@ from service.admission import Admission
 from service.auth import Auth
 from service.gateway import Gateway
 from service.guard import LoadEngine, onnx_engine, open_guards
+from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
 from service.records import Records
@@ -84,6 +85,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         decoders=decoders,
     )
     app.include_router(endpoints.routes(gateway))
+    app.include_router(inference.routes(gateway))
     app.include_router(cases.routes(records, auth))
     app.include_router(operations.routes(guards, metrics, auth))
     return app

@@ -11,6 +11,15 @@ HEADER = "X-Request-ID"
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def adopt(request: Request, name: str | None) -> None:
+    """Take the id that the request's own document brings, if it is plain and no header brought
+    one."""
+    if name is not None and _ACCEPTABLE.fullmatch(name):
+        given = request.headers.get(HEADER, "")
+        if not _ACCEPTABLE.fullmatch(given):
+            request.state.request_id = name
+
+
 def request_id_of(request: Request) -> str:
     """The caller's ``X-Request-ID`` if it is plain, else a new one; the same on every call."""
     known: str | None = getattr(request.state, "request_id", None)

@@ -84,3 +84,33 @@ DIAGNOSE: dict[str, Any] = {
         }
     },
 }
+
+INFER: dict[str, Any] = {
+    "summary": "Diagnose images, unless they must be held",
+    "description": (
+        "The Open Inference Protocol's inference, with its binary tensor extension. The input "
+        "`image` is UINT8 [N, height, width, 1 or 3], or BYTES [N] of PNG, JPEG or DICOM files. "
+        "Outputs are the diagnosis, withheld (NaN) where an image is rejected, and the guard's "
+        'verdict. Errors are `{"error": "a sentence"}`.'
+    ),
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "example": {
+                        "inputs": [
+                            {
+                                "name": "image",
+                                "datatype": "UINT8",
+                                "shape": [1, 16, 16, 1],
+                                "data": [127] * 256,
+                            }
+                        ]
+                    }
+                },
+                "application/octet-stream": _FILE,
+            },
+        }
+    },
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -97,17 +97,28 @@ def problem_response(status: int, detail: str, request_id: str) -> Response:
     )
 
 
+def _respond(request: Request, status: int, detail: str) -> Response:
+    """A problem document, or under ``/v2`` the form that the Open Inference Protocol gives to
+    errors."""
+    request_id = request_id_of(request)
+    response = problem_response(status, detail, request_id)
+    if not request.url.path.startswith("/v2/"):
+        return response
+    del response.headers["Content-Length"], response.headers["Content-Type"]
+    return JSONResponse({"error": detail}, status, headers=dict(response.headers))
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of ``app`` with a problem document."""
 
     @app.exception_handler(ServiceProblem)
     async def refused(request: Request, error: ServiceProblem) -> Response:
-        return problem_response(error.status, error.detail, request_id_of(request))
+        return _respond(request, error.status, error.detail)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         detail = "See /docs for the addresses and methods that are answered."
-        response = problem_response(error.status_code, detail, request_id_of(request))
+        response = _respond(request, error.status_code, detail)
         response.headers.update(error.headers or {})
         return response
 
@@ -115,7 +126,7 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = " ".join(str(part) for part in first["loc"])
-        return problem_response(422, f"{where}: {first['msg']}.", request_id_of(request))
+        return _respond(request, 422, f"{where}: {first['msg']}.")
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
@@ -123,4 +134,4 @@ def install(app: FastAPI) -> None:
         structlog.get_logger().error(
             "failed", request_id=request_id, error=type(error).__name__, exc_info=error
         )
-        return problem_response(500, "The failure is in the log by this request id.", request_id)
+        return _respond(request, 500, "The failure is in the log by this request id.")
