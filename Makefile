@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench docs clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench docs secrets rehearse-image sbom clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -69,8 +69,22 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md
 	$(BIN)/python -m service.metrics > docs/metrics.md
+	$(BIN)/python -m service.settings_example > deploy/lazaret.example.toml
 	$(BIN)/python -m attacks.catalogue > docs/attack_list.md
 	$(BIN)/python -m detectors.evaluation_schema > docs/evaluation.schema.json
+
+secrets: ## make the passwords and the API key that docker-compose.yml mounts, once
+	$(PYTHON) deploy/make_secrets.py
+
+rehearse-image: $(VENV)/.dev ## do what the image does without a container engine (needs a package index)
+	$(BIN)/python -m deploy.rehearse
+
+sbom: $(VENV)/.dev ## list what the image installs, as CycloneDX, in runs/sbom.cdx.json
+	rm -rf $(RUN)/image && $(PYTHON) -m venv $(RUN)/image
+	$(RUN)/image/bin/pip install -q -c constraints.txt '.[postgres,dicom]'
+	$(RUN)/image/bin/pip uninstall -q -y pip setuptools
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file $(RUN)/sbom.cdx.json $(RUN)/image/bin/python
 
 clean: ## remove what was installed and built here
 	rm -rf $(VENV) build dist *.egg-info $(RUN)

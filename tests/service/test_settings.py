@@ -1,12 +1,15 @@
 """Settings come from three places; a wrong one is a sentence before anything listens."""
 
 import hashlib
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from service.auth import Auth
 from service.settings import Settings, SettingsProblem, as_markdown
+from service.settings_example import as_toml
 
 HASH = hashlib.sha256(b"key").hexdigest()
 
@@ -98,3 +101,13 @@ def test_without_keys_only_the_loopback_is_served(
     else:
         with pytest.raises(SettingsProblem, match="API keys"):
             Auth(keys, host, anonymous)
+
+
+def test_the_example_file_says_every_option() -> None:
+    page = Path(__file__).parents[2] / "deploy" / "lazaret.example.toml"
+    assert page.read_text() == as_toml(), "run: make docs"
+    assert tomllib.loads(page.read_text()) == {}  # as it is, it changes nothing
+    spoken = re.sub(r"^# (?=[a-z_]+ = )", "", page.read_text(), flags=re.MULTILINE)
+    given = tomllib.loads(spoken)
+    assert list(given) == list(Settings.model_fields)
+    assert Settings(**given).port == 8000
