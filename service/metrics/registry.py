@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import product
+from math import prod
 from typing import Any
 
 import prometheus_client
@@ -13,12 +15,16 @@ from service.metrics.catalogue import Counter, Gauge, Histogram, Metric
 from service.metrics.labels import MOST_CONFIGURED, OTHER, Label
 
 Read = Callable[[], float]
+MOST_AT_ZERO = 256
+"""Most series of one counter that are there before anything is counted."""
 
 
 class Metrics:
     """Counts, sets and observes the metrics of ``catalogue``, in a registry of its own.
 
-    A label value that is neither fixed nor allowed is counted as ``other``. Thread-safe.
+    A label value that is neither fixed nor allowed is counted as ``other``. Counters are there at
+    0 for every value that their labels may say, so that the first event is an increase; a counter
+    that starts at 1 would look to Prometheus as if nothing had happened. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -28,6 +34,7 @@ class Metrics:
         self._children: dict[tuple[Metric, tuple[str, ...]], Any] = {}
         self._allowed: dict[Label, set[str]] = {}
         self._watched: dict[tuple[Gauge, tuple[str, ...]], Read] = {}
+        self._start_at_zero(metric for metric in catalogue.ALL if isinstance(metric, Counter))
 
     def allow(self, label: Label, names: Iterable[str]) -> None:
         """Let a configured label say these names: configuration or a manifest, never a request."""
@@ -35,6 +42,11 @@ class Metrics:
         for name in names:
             if len(allowed) < MOST_CONFIGURED:
                 allowed.add(str(name))
+        self._start_at_zero(
+            metric
+            for metric in catalogue.ALL
+            if isinstance(metric, Counter) and label in metric.labels
+        )
 
     def count(self, metric: Counter, *labels: str, by: float = 1) -> None:
         """Add to a counter."""
@@ -64,6 +76,15 @@ class Metrics:
             except Exception:  # noqa: S112  whatever it is, the others are still worth reading
                 continue
             self.set(metric, value, *labels)
+
+    def _start_at_zero(self, counters: Iterable[Counter]) -> None:
+        for counter in counters:
+            said = [
+                label.values or sorted(self._allowed.get(label, ())) for label in counter.labels
+            ]
+            if prod(map(len, said)) <= MOST_AT_ZERO:
+                for labels in product(*said):
+                    self._child(counter, labels)
 
     def _child(self, metric: Metric, labels: tuple[str, ...]) -> Any:
         try:

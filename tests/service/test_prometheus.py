@@ -37,7 +37,7 @@ def test_prometheus_reads_every_metric_that_traffic_makes(bundle: Path, tmp_path
             httpx.post(f"{server.url}/diagnose", content=flat(gray), headers=PNG)
         reader.wait_for("sum(lazaret_verdicts_total) == 3")
         assert reader.value("up") == 1
-        assert reader.value('lazaret_verdicts_total{verdict="reject"}') == 1
+        assert reader.value('sum(lazaret_verdicts_total{verdict="reject"})') == 1
         slow = f'lazaret_request_seconds_bucket{{le="{c.LATENCY_SLO_SECONDS:g}"}}'
         assert reader.value(slow) == 3
         assert reader.query("process_resident_memory_bytes")
