@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench docs secrets rehearse-image sbom clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -86,6 +86,10 @@ sbom: $(VENV)/.dev ## list what the image installs, as CycloneDX, in runs/sbom.c
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--output-format JSON --output-file $(RUN)/sbom.cdx.json $(RUN)/image/bin/python
 
+protocol: $(VENV)/.dev ## make the Python of the gRPC protocol from its .proto again
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+		service/inference/protocol/open_inference.proto
+
 clean: ## remove what was installed and built here
 	rm -rf $(VENV) build dist *.egg-info $(RUN)
 
@@ -107,5 +111,5 @@ $(VENV)/.peers: $(VENV)/.dev
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[train,pacs,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[train,grpc,pacs,dev]'
 	@touch $@

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import structlog
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
 from service.records import Records
-from service.settings import Settings
+from service.settings import Settings, SettingsProblem
 
 
 def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> FastAPI:
@@ -33,6 +34,8 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         SettingsProblem, BundleProblem, EngineProblem, RecordsProblem: it must not start; each is
             a sentence.
     """
+    if settings.grpc_port is not None and find_spec("grpc") is None:
+        raise SettingsProblem("setting grpc_port: gRPC needs `pip install 'lazaret[grpc]'`")
     auth = Auth(settings.keys(), settings.host, settings.anonymous)
     guards = open_guards(settings, load_engine)
     admission = Admission(settings.max_in_flight, settings.max_held_bytes)
@@ -56,7 +59,8 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
                     classes=guard.unguarded_classes,
                 )
             guard.batcher.start()
-        yield
+        async with _grpc(gateway, settings):
+            yield
         for guard in guards.all:
             await asyncio.to_thread(guard.batcher.close)
         decoders.shutdown()
@@ -89,6 +93,21 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     app.include_router(cases.routes(records, auth))
     app.include_router(operations.routes(guards, metrics, auth))
     return app
+
+
+@asynccontextmanager
+async def _grpc(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
+    """The inference protocol over gRPC while the application runs, where a port is set for it."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from service.inference import grpc_server
+
+    server = await grpc_server.start(
+        gateway, settings.host, settings.grpc_port, settings.max_in_flight
+    )
+    yield
+    await server.stop(settings.drain_seconds)
 
 
 def _load_decoders() -> None:

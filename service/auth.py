@@ -46,7 +46,14 @@ class Auth:
             if not is_loopback(_host_name(request.headers.get("Host", ""))):
                 raise ServiceProblem(403, "Without API keys, ask at 127.0.0.1 or localhost.")
             return ANONYMOUS
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        return self.by_key(request.headers.get("Authorization", ""))
+
+    def by_key(self, authorization: str) -> str:
+        """The name of whoever sends this ``Authorization``, over a protocol that no web page
+        speaks. Raises ``ServiceProblem`` 401."""
+        if not self._keys:
+            return ANONYMOUS
+        scheme, _, token = authorization.partition(" ")
         digest = hashlib.sha256(token.strip().encode()).digest()
         matches = [name for name, key in self._keys.items() if hmac.compare_digest(key, digest)]
         if scheme.lower() != "bearer" or not matches:

@@ -11,6 +11,11 @@ HEADER = "X-Request-ID"
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def plain_id(*given: str) -> str:
+    """The first plain one of ``given``, or a new one."""
+    return next((name for name in given if _ACCEPTABLE.fullmatch(name)), uuid4().hex)
+
+
 def adopt(request: Request, name: str | None) -> None:
     """Take the id that the request's own document brings, if it is plain and no header brought
     one."""

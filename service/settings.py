@@ -60,6 +60,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port on which the Open Inference Protocol is spoken over gRPC as well; 0 "
+        "takes a free one. Needs `pip install 'lazaret[grpc]'`. Default: none.",
+    )
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Bundle folders to serve. In the environment, separated by commas."
     )

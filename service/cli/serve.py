@@ -20,6 +20,9 @@ def serve(
         str | None, typer.Option(help="Address to listen on. Without API keys, loopback only.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port for the inference protocol over gRPC.")
+    ] = None,
     database: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the records.")] = None,
     provider: Annotated[
         str | None, typer.Option(help="What runs the graph: cpu, cuda or tensorrt.")
@@ -39,8 +42,8 @@ def serve(
 
     with told():
         settings = Settings.load(
-            bundles=bundle or None, host=host, port=port, database=database, provider=provider,
-            log_level=log_level,
+            bundles=bundle or None, host=host, port=port, grpc_port=grpc_port,
+            database=database, provider=provider, log_level=log_level,
         )  # fmt: skip
         configure(settings.log_level)
         run(create_app(settings), settings)

@@ -76,7 +76,7 @@ def routes(gateway: Gateway) -> APIRouter:
 
 
 async def _infer(gateway: Gateway, request: Request, name: str, version: str | None) -> Response:
-    question = Question(request_id_of(request), ANONYMOUS, perf_counter())
+    question = Question(request_id_of(request), ANONYMOUS, perf_counter(), interface="inference")
     guard: Guard | None = None
     try:
         question = replace(question, client=gateway.auth.client(request))
