@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from service.decide import Verdict
-from service.pacs.attributes import attributes_of, traits_of
+from service.pacs.attributes import subject_of, traits_of
 from service.pacs.route_file import load
 from service.pacs.routes import Emitted, Original, RouteTable, Traits, choose
 from service.settings import SettingsProblem
@@ -119,7 +119,7 @@ def test_routes_test_says_which_route_and_why(tmp_path: Path) -> None:
 
 
 def test_nothing_but_the_listed_attributes_is_copied() -> None:
-    found = attributes_of(DEMO.read_bytes())
+    found = subject_of(DEMO.read_bytes())
     assert found.SOPInstanceUID
     assert found.Rows
     assert "PixelData" not in found

@@ -1,0 +1,38 @@
+"""The DICOM objects that tell of one finding, by what the route asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from service.pacs.authorship import Made
+from service.pacs.finding import Finding
+from service.pacs.key_object import key_object
+from service.pacs.presentation_state import presentation_state
+from service.pacs.routes import Emitted
+from service.pacs.secondary_capture import secondary_capture
+from service.pacs.structured_report import structured_report
+
+
+def objects(
+    kinds: Sequence[Emitted],
+    subject: Dataset,
+    finding: Finding,
+    pixels: npt.NDArray[np.uint8],
+) -> list[Made]:
+    """Build them, in the order asked for. About 0.1 s of CPU each: off the request path.
+
+    Args:
+        subject: attributes of the judged instance.
+        pixels: ``uint8[H, W, C]``, the gravest frame.
+    """
+    build = {
+        Emitted.SR: lambda: structured_report(subject, finding),
+        Emitted.GSPS: lambda: presentation_state(subject, finding),
+        Emitted.KOS: lambda: key_object(subject, finding),
+        Emitted.SC: lambda: secondary_capture(subject, finding, pixels),
+    }
+    return [build[kind]() for kind in dict.fromkeys(kinds)]
