@@ -11,6 +11,7 @@ by side (with ``paired``, ``speed`` and ``gates``), ``release_gate`` holds one a
 release. What a report rests on: ``splits``, ``statistics``, ``null_test`` and, for its comparison
 column, ``paper_protocol``.
 
-Torch-free half, used by serving: ``bundle`` (manifest, hashes, files) and ``calibrate``
-(conformal p-values). Imports ``models``; never ``attacks`` or ``service``.
+Torch-free half, used by serving: ``bundle`` (manifest, hashes, files), ``calibrate`` (conformal
+p-values) and ``drift`` (are they still uniform?). Imports ``models``; never ``attacks`` or
+``service``.
 """

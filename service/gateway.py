@@ -19,7 +19,7 @@ import structlog
 from models.imaging import ImageProblem, Limits
 from models.imaging.encode import png
 from service.admission import Admission, Ticket
-from service.answers import Answer, answer, diagnosis, guard_answer
+from service.answers import Answer, answer, diagnosis, finite, guard_answer
 from service.auth import Auth
 from service.body import Source, Upload
 from service.diagnose import Diagnosed, Timing, diagnose
@@ -245,6 +245,8 @@ def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes) -
         probabilities=dict(said.probabilities),
         p_value=judged.p_value,
         quality_p_value=judged.quality_p_value,
+        fused_score=finite(float(found.readings.fused[0])),
+        quality_score=finite(float(found.readings.quality[0])),
         detectors=detectors,
         pixels=found.image.digest,
         media_type=found.image.media_type,

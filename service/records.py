@@ -20,6 +20,7 @@ from sqlalchemy import (
     Engine,
     create_engine,
     event,
+    func,
     insert,
     select,
 )
@@ -65,6 +66,8 @@ class Record:
     probabilities: dict[str, float | None] | None = None
     p_value: float | None = None
     quality_p_value: float | None = None
+    fused_score: float | None = None
+    quality_score: float | None = None
     detectors: list[dict[str, Any]] | None = None
     pixels: str | None = None
     media_type: str | None = None
@@ -141,6 +144,13 @@ class Records:
             found = row.mappings().first()
         return None if found is None else Case(**found)
 
+    def case_ages(self) -> dict[str, tuple[int, datetime]]:
+        """How many cases there are of each state, and when the oldest was opened. Blocks."""
+        query = select(cases.c.state, func.count(), func.min(cases.c.opened_at))
+        with self._connected().connect() as connection:
+            rows = connection.execute(query.group_by(cases.c.state)).all()
+        return {state: (count, oldest) for state, count, oldest in rows}
+
     def case_image(self, case_id: str) -> tuple[str, bytes] | None:
         """The media type and content of a held file. Blocks."""
         query = select(cases.c.media_type, cases.c.image).where(cases.c.case_id == case_id)
@@ -155,6 +165,11 @@ class Records:
             self._thread.join()
         if self._engine is not None:
             self._engine.dispose()
+
+    @property
+    def engine(self) -> Engine:
+        """The open database."""
+        return self._connected()
 
     def _connected(self) -> Engine:
         assert self._engine is not None, "open() comes first"
@@ -257,6 +272,8 @@ def _row(record: Record, at: datetime) -> dict[str, Any]:
         "probabilities": record.probabilities,
         "p_value": record.p_value,
         "quality_p_value": record.quality_p_value,
+        "fused_score": record.fused_score,
+        "quality_score": record.quality_score,
         "detectors": record.detectors,
         "pixels": record.pixels,
         "media_type": record.media_type,

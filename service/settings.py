@@ -149,6 +149,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+    drift_seconds: float = Field(
+        10.0, gt=0, description="How often the drift tests read what was recorded since."
+    )
+    drift_false_alarm: float = Field(
+        0.001,
+        gt=0,
+        lt=1,
+        description="Most probability that a source whose images are like the calibration images "
+        "is ever called drifted, however long a bundle is served.",
+    )
     drain_seconds: float = Field(
         30.0, gt=0, description="After SIGTERM, longest time to answer what was taken."
     )

@@ -57,6 +57,8 @@ requests = Table(
     Column("probabilities", JSON(none_as_null=True)),
     Column("p_value", Float),
     Column("quality_p_value", Float),
+    Column("fused_score", Float),
+    Column("quality_score", Float),
     Column("detectors", JSON(none_as_null=True)),
     Column("pixels", String(80)),
     Column("media_type", String(64)),
@@ -83,3 +85,24 @@ cases = Table(
     Index("cases_by_state", "state", "opened_at"),
 )
 """One row a held image. ``image`` is the file as it was sent."""
+
+drift_cursors = Table(
+    "drift_cursors",
+    metadata,
+    Column("basis", String(80), primary_key=True),
+    Column("last_id", Integer, nullable=False),
+)
+"""Up to which request the drift tests of one bundle, at its levels, have read."""
+
+drift_tests = Table(
+    "drift_tests",
+    metadata,
+    Column("basis", String(80), primary_key=True),
+    Column("source", String(128), primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("bundle", String(80), nullable=False),
+    Column("begun_at", UtcTime, nullable=False),
+    Column("drifted_at", UtcTime),
+    Column("test", JSON, nullable=False),
+)
+"""One row a source; ``test`` is ``detectors.drift.DriftTest``."""

@@ -68,6 +68,15 @@ class Metrics:
         what has to ask a disk or a server is ``set`` when it is known."""
         self._watched[metric, labels] = read
 
+    def said(self, metric: Metric, label: Label, *first: str) -> frozenset[str]:
+        """What a label of the metric has said so far, beside these first labels."""
+        at = metric.labels.index(label)
+        return frozenset(
+            labels[at]
+            for known, labels in list(self._children)
+            if known is metric and labels[: len(first)] == first
+        )
+
     def refresh(self) -> None:
         """Set the gauges that are watched. One that cannot be read keeps its value."""
         for (metric, labels), read in list(self._watched.items()):
