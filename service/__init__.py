@@ -6,9 +6,10 @@ The walk, one direction: ``body`` reads the bytes, ``diagnose`` takes them throu
 
 ``app`` wires; ``settings`` is the one table of options; ``guard`` is one bundle being served.
 ``gateway`` walks it for every door; ``question`` is who asks and until when.
-``endpoints`` is ``POST /diagnose``, ``inference`` the Open Inference Protocol, ``cases`` the held
-images, ``operations`` what operators poll. ``monitor`` looks again and again, beside the requests:
-``drift`` (with ``drift_records``) at whether the false-alarm promise is kept.
+``endpoints`` is ``POST /diagnose``, ``batch`` the same for many images, ``inference`` the Open
+Inference Protocol, ``cases`` the held images, ``operations`` what operators poll. ``monitor`` looks
+again and again, beside the requests: ``drift`` (with ``drift_records``) at whether the false-alarm
+promise is kept.
 ``auth``, ``admission`` and ``linger`` stand at the door; ``problems`` is every refusal;
 ``metrics`` and ``logs`` tell what happened without saying to whom. ``cli`` is the command line.
 

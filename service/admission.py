@@ -30,12 +30,10 @@ class Admission:
             )
         return Ticket(self)
 
-    def _take(self, places: int) -> None:
-        if self.requests + places > self._requests:
-            raise ServiceProblem(
-                503, "Too many images are being answered; try again.", shed="requests"
-            )
-        self.requests += places
+    def _take(self, places: int) -> int:
+        granted = max(0, min(places, self._requests - self.requests))
+        self.requests += granted
+        return granted
 
     def _hold(self, count: int) -> None:
         if self.held_bytes + count > self._held_bytes:
@@ -48,25 +46,28 @@ class Admission:
 class Ticket:
     """One request's place and the bytes it holds; leaving the context frees both."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, places: int = 1) -> None:
         self._admission = admission
         self._bytes = 0
-        self._places = 1
+        self._places = places
 
     def hold(self, count: int) -> None:
         """Account for ``count`` more bytes. Raises ``ServiceProblem`` 503 when they do not fit."""
         self._admission._hold(count)
         self._bytes += count
 
-    def widen(self, places: int) -> None:
-        """Take ``places`` in all, for so many images at once. Raises ``ServiceProblem`` 503 when
-        they do not fit."""
-        more = max(0, places - self._places)
-        self._admission._take(more)
-        self._places += more
+    def widen(self, places: int) -> int:
+        """Take up to ``places`` in all, for so many images at once; how many there are. A full
+        service makes a request of many images slower instead of refusing it."""
+        self._places += self._admission._take(places - self._places)
+        return self._places
+
+    def inner(self) -> Ticket:
+        """Bytes of one of the request's images, freed when its own context is left."""
+        return Ticket(self._admission, places=0)
 
     def __enter__(self) -> Self:
-        self._admission.requests += 1
+        self._admission.requests += self._places
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI
 
 from models.imaging import Limits
-from service import cases, endpoints, operations, problems
+from service import batch, cases, endpoints, operations, problems
 from service.admission import Admission
 from service.auth import ANONYMOUS, Auth
 from service.drift import DriftWatch
@@ -109,6 +109,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         decoders=decoders,
     )
     app.include_router(endpoints.routes(gateway))
+    app.include_router(batch.routes(gateway))
     app.include_router(inference.routes(gateway))
     app.include_router(cases.routes(records, auth))
     app.include_router(operations.routes(guards, metrics, auth))

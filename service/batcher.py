@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,8 @@ class Batcher:
         batch_images: most images of a batch.
         queue_images: most images that wait; the next is refused.
         queue_seconds: longest wait.
+        sizes: batches are filled up to one of these, ascending, by repeating an image, for engines
+            that prepare themselves for each size. Empty: any size runs as it is.
         clock: monotonic seconds.
     """
 
@@ -91,12 +93,14 @@ class Batcher:
         batch_images: int,
         queue_images: int,
         queue_seconds: float,
+        sizes: Sequence[int] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
         self.batch_images = batch_images
         self._queue_images = queue_images
         self._queue_seconds = queue_seconds
+        self._sizes = tuple(sizes)
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -220,12 +224,14 @@ class Batcher:
                 _settle(entry, EngineUnavailable("the engine fails on every image"))
 
     def _run(self, images: list[npt.NDArray[np.uint8]]) -> _Ran:
-        batch: Batch = images[0][None] if len(images) == 1 else np.stack(images)
+        size = next((size for size in self._sizes if size >= len(images)), len(images))
+        filled = images + [images[-1]] * (size - len(images))
+        batch: Batch = images[0][None] if size == 1 else np.stack(filled)
         started = self._clock()
         readings = self._engine.run(batch)
         ended = self._clock()
-        if len(readings) != len(images):
-            raise ValueError(f"{len(readings)} readings of {len(images)} images")
+        if len(readings) != size:
+            raise ValueError(f"{len(readings)} readings of {size} images")
         return _Ran(readings, started, ended, len(images))
 
     def _warm_up(self) -> None:

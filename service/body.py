@@ -63,10 +63,12 @@ async def read_upload(
     body = await read_body(request, ticket, limit, seconds, question, ENVELOPE_BYTES if form else 0)
     if not form:
         return Upload(body, _declared(media_type))
-    upload = _image_part(body, options.get(b"boundary", b""))
-    if len(upload.data) > limit:
+    uploads = image_parts(body, options.get(b"boundary", b""), PARTS)
+    if len(uploads) != 1:
+        raise ServiceProblem(400, f"The form has {len(uploads)} parts named `image`; send one.")
+    if len(uploads[0].data) > limit:
         raise _too_large(limit)
-    return upload
+    return uploads[0]
 
 
 async def read_body(
@@ -114,8 +116,10 @@ def _declared(media_type: bytes) -> str | None:
     return None if declared in ("", "application/octet-stream") else declared
 
 
-def _image_part(body: bytes, boundary: bytes) -> Upload:
-    form = _Form()
+def image_parts(body: bytes, boundary: bytes, most: int) -> list[Upload]:
+    """The parts named ``image`` of a form of at most ``most`` parts. Raises ``ServiceProblem``
+    400."""
+    form = _Form(most)
     try:
         parser = MultipartParser(
             boundary,
@@ -135,18 +139,16 @@ def _image_part(body: bytes, boundary: bytes) -> Upload:
         raise ServiceProblem(400, "The multipart form is malformed.") from None
     if not form.complete:
         raise ServiceProblem(400, "The multipart form is cut short.")
-    if form.images != 1:
-        raise ServiceProblem(400, f"The form has {form.images} parts named `image`; send one.")
-    return Upload(b"".join(form.chunks), _declared(form.media_type))
+    return [Upload(b"".join(chunks), _declared(kind)) for kind, chunks in form.images]
 
 
 class _Form:
-    """Callbacks of the parser; keeps the ``image`` part and forgets the others."""
+    """Callbacks of the parser; keeps the ``image`` parts and forgets the others."""
 
-    def __init__(self) -> None:
-        self.chunks: list[bytes] = []
-        self.media_type = b""
-        self.images = 0
+    def __init__(self, most: int) -> None:
+        self.images: list[tuple[bytes, list[bytes]]] = []
+        """Media type and content of each."""
+        self._most = most
         self.complete = False
         self._parts = 0
         self._header_bytes = 0
@@ -157,7 +159,7 @@ class _Form:
 
     def begin(self) -> None:
         self._parts += 1
-        if self._parts > PARTS:
+        if self._parts > self._most:
             raise MultipartParseError("too many parts")
         self._headers = {}
 
@@ -177,17 +179,17 @@ class _Form:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         self._wanted = options.get(b"name") == b"image"
         if self._wanted:
-            self.images += 1
-            self.media_type, _ = parse_options_header(self._headers.get(b"content-type"))
+            media_type, _ = parse_options_header(self._headers.get(b"content-type"))
+            self.images.append((media_type, []))
 
     def data(self, data: bytes, start: int, end: int) -> None:
         if self._wanted:
-            self.chunks.append(data[start:end])
+            self.images[-1][1].append(data[start:end])
 
     def end(self) -> None:
         self.complete = True
 
     def _count(self, size: int) -> None:
         self._header_bytes += size
-        if self._header_bytes > PART_HEADER_BYTES:
+        if self._header_bytes > PART_HEADER_BYTES * max(1, self._most // PARTS):
             raise MultipartParseError("too many header bytes")

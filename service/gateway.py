@@ -104,15 +104,14 @@ class Gateway:
         self,
         question: Question,
         guard: Guard,
-        sources: Sequence[Source],
+        sources: Sequence[Source | ServiceProblem],
         ticket: Ticket,
         tell: Callable[[int, Answer | ServiceProblem], bool],
     ) -> None:
         """Several images of one request. ``tell`` gets each one's index and answer, or recorded
         refusal, in the order of completion; once it says False no other image is begun."""
         # As many at once as fill the next batch while one runs: more would crowd others out.
-        places = min(len(sources), 2 * guard.batcher.batch_images)
-        ticket.widen(places)
+        places = ticket.widen(min(len(sources), 2 * guard.batcher.batch_images))
         waiting = iter(range(len(sources)))
         going = True
 
@@ -122,7 +121,8 @@ class Gateway:
                 if not going:
                     return
                 one = question.part(index) if len(sources) > 1 else question
-                answered = await self.judge_alone(one, guard, sources[index], ticket)
+                with ticket.inner() as held:
+                    answered = await self.judge_alone(one, guard, sources[index], held)
                 going = tell(index, answered) and going
 
         async with asyncio.TaskGroup() as workers:
@@ -130,10 +130,13 @@ class Gateway:
                 workers.create_task(worker())
 
     async def judge_alone(
-        self, question: Question, guard: Guard, source: Source, ticket: Ticket
+        self, question: Question, guard: Guard, source: Source | ServiceProblem, ticket: Ticket
     ) -> Answer | ServiceProblem:
-        """``judge``; a refusal is recorded and returned."""
+        """``judge``; a refusal, also one that stands in the image's place, is recorded and
+        returned."""
         try:
+            if isinstance(source, ServiceProblem):
+                raise source
             return await self.judge(question, guard, source, ticket)
         except ServiceProblem as problem:
             return await self.refuse(question, guard, problem)

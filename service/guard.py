@@ -108,12 +108,22 @@ def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard
             batch_images=settings.batch_images,
             queue_images=settings.max_in_flight,
             queue_seconds=settings.queue_seconds,
+            sizes=_batch_sizes(settings),
         ),
         policy=Policy(alphas, overrides.on_detector_failure),
         levels=tuple(levels_for(cell, alphas) for cell in bundle.calibration.cells)
         if chosen
         else manifest.levels,
     )
+
+
+def _batch_sizes(settings: Settings) -> tuple[int, ...]:
+    """Powers of two for TensorRT, which builds an engine for every shape that it meets; any size
+    for ONNX Runtime, which runs them all alike."""
+    if settings.provider != "tensorrt":
+        return ()
+    most = settings.batch_images
+    return (*(2**i for i in range(most.bit_length()) if 2**i < most), most)
 
 
 def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:

@@ -85,6 +85,45 @@ DIAGNOSE: dict[str, Any] = {
     },
 }
 
+BATCH: dict[str, Any] = {
+    "summary": "Diagnose many images, each unless it must be held",
+    "description": (
+        "Send files as parts named `image` of a form, or lines of JSON (`application/x-ndjson`): "
+        '`{"image": "BASE64", "content_type": "image/png"}`. The answer is a stream of lines of '
+        "JSON, each sent as soon as its image is judged and on record, not in the order of the "
+        "images: `index` says which it is. One bad image is refused alone."
+    ),
+    "responses": {
+        200: {
+            "content": {
+                "application/x-ndjson": {
+                    "example": {"index": 0, "status": 200, "answer": _ANSWER, "problem": None}
+                }
+            }
+        },
+        **problems(400, 401, 403, 404, 408, 413, 415, 503, 504),
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {
+                            "image": {
+                                "type": "array",
+                                "items": {"type": "string", "format": "binary"},
+                            }
+                        },
+                    }
+                },
+                "application/x-ndjson": {"schema": {"type": "string"}},
+            },
+        }
+    },
+}
 INFER: dict[str, Any] = {
     "summary": "Diagnose images, unless they must be held",
     "description": (

@@ -45,7 +45,7 @@ def image(value: int, side: int = 4) -> np.ndarray:
 
 
 @asynccontextmanager
-async def batching(engine: FakeEngine, **given: float) -> AsyncIterator[Batcher]:
+async def batching(engine: FakeEngine, **given: object) -> AsyncIterator[Batcher]:
     options = {"batch_images": 8, "queue_images": 100, "queue_seconds": 5.0} | given
     batcher = Batcher(engine, **options)  # type: ignore[arg-type]
     batcher.start()
@@ -100,6 +100,20 @@ def test_equal_shapes_run_together_and_an_idle_engine_does_not_wait() -> None:
             alone = await batcher.read(image(5))
             assert alone.queued < 0.5
             assert alone.batch == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_is_filled_up_to_a_size_that_the_engine_knows() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine, sizes=(1, 2, 4, 8)) as batcher:
+            found = await gathered(batcher, engine, [image(20 + i) for i in range(3)])
+            assert [o.readings.fused.tolist() for o in found if isinstance(o, Outcome)] == [
+                [20], [21], [22],
+            ]  # fmt: skip
+            assert {o.batch for o in found if isinstance(o, Outcome)} == {3}
+            assert [shape[0] for shape in engine.batches] == [1, 4]
 
     asyncio.run(scenario())
 

@@ -285,10 +285,16 @@ def test_a_key_is_needed(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_overload_asks_to_come_again(settings: Settings) -> None:
-    with serving(settings.model_copy(update={"max_in_flight": 2})) as client:
-        response = client.post(INFER, json=as_json(pixels(1, 2, 3)))
+    with serving(settings.model_copy(update={"max_held_bytes": 4000})) as client:
+        response = client.post(INFER, json=as_json(pixels(100, 101, 102)))
         assert_error(response, 503)
         assert response.headers["Retry-After"]
+
+
+def test_a_full_service_answers_many_images_more_slowly(settings: Settings) -> None:
+    with serving(settings.model_copy(update={"max_in_flight": 1})) as client:
+        answer = client.post(INFER, json=as_json(pixels(*range(50, 60)))).json()
+        assert by_name(answer)["verdict"] == ["accept"] * 10
 
 
 def test_a_model_is_chosen_by_its_name(bundle: Path, settings: Settings, tmp_path: Path) -> None:
