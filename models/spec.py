@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from models.imaging.rendering import RenderingPolicy
 
 
 class Head(StrEnum):
@@ -41,6 +50,15 @@ class Preprocessing(BaseModel):
     crop: tuple[Pixels, Pixels] | None = None
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.25,)
+    rendering: RenderingPolicy = RenderingPolicy()
+    """How DICOM is decoded for it, before the graph."""
+
+    @model_serializer(mode="wrap")
+    def _unsaid_is_default(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if self.rendering == RenderingPolicy():
+            del written["rendering"]  # so that older declarations keep their text and digest
+        return written
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

@@ -5,6 +5,7 @@
 it will see when it serves.
 """
 
-from models.imaging.image import Image, ImageProblem, Limits, Problem
+from models.imaging.image import Decoding, Image, ImageProblem, Limits, Problem
+from models.imaging.rendering import RenderingPolicy
 
-__all__ = ["Image", "ImageProblem", "Limits", "Problem"]
+__all__ = ["Decoding", "Image", "ImageProblem", "Limits", "Problem", "RenderingPolicy"]

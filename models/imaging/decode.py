@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from models.imaging.image import Image, ImageProblem, Limits, Problem
+from models.imaging.image import Decoding, Image, ImageProblem, Limits, Problem
+from models.imaging.rendering import RenderingPolicy
 
 PNG: Final = "image/png"
 JPEG: Final = "image/jpeg"
 DICOM: Final = "application/dicom"
 
 _DEFAULT_LIMITS: Final = Limits()
+_DEFAULT_POLICY: Final = RenderingPolicy()
 _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _ALIASES: Final = {"image/jpg": JPEG, "image/pjpeg": JPEG, "image/x-png": PNG, "image/dicom": DICOM}
 _EXECUTABLE: Final = (
@@ -24,7 +28,13 @@ _EXECUTABLE: Final = (
 )  # fmt: skip
 
 
-def decode(data: bytes, declared: str | None = None, limits: Limits = _DEFAULT_LIMITS) -> Image:
+def decode(
+    data: bytes,
+    declared: str | None = None,
+    limits: Limits = _DEFAULT_LIMITS,
+    policy: RenderingPolicy = _DEFAULT_POLICY,
+    frame: int | None = None,
+) -> Image:
     """Decode a PNG, JPEG or DICOM file that nobody vouches for.
 
     Args:
@@ -33,10 +43,55 @@ def decode(data: bytes, declared: str | None = None, limits: Limits = _DEFAULT_L
             an image type that the bytes are not is refused. Only ``application/dicom`` admits
             DICOM without its preamble, which has no magic bytes.
         limits: bounds, checked on headers before any pixel is decoded.
+        policy: how the model wants DICOM shown.
+        frame: which frame of a multi-frame DICOM object, from 0. None: the only one; an object
+            that has several is refused. ``decode_frames`` gives one after the other.
 
     Raises:
         ImageProblem: and nothing else, whatever the bytes.
     """
+    media_type = _admit(data, declared, limits)
+    with _nothing_but_problems():
+        if media_type != DICOM:
+            return _raster(media_type, data, limits)
+        from models.imaging import dicom
+
+        instance = dicom.Instance.open(data, limits, policy)
+        if frame is None and instance.layout.frames > 1:
+            raise ImageProblem(
+                Problem.UNUSABLE,
+                "The DICOM object has several frames. Send one frame at a time.",
+            )
+        return _image(media_type, *instance.frame(frame or 0))
+
+
+def decode_frames(
+    data: bytes,
+    declared: str | None = None,
+    limits: Limits = _DEFAULT_LIMITS,
+    policy: RenderingPolicy = _DEFAULT_POLICY,
+) -> Iterator[Image]:
+    """Every frame of a file, one in memory at a time; the header is read once.
+
+    Arguments and ``ImageProblem`` as for ``decode``. A frame that cannot be decoded ends the
+    iteration with its problem; ``decode`` with a number goes on behind it.
+    """
+    media_type = _admit(data, declared, limits)
+    if media_type != DICOM:
+        yield decode(data, declared, limits, policy)
+        return
+    with _nothing_but_problems():
+        from models.imaging import dicom
+
+        instance = dicom.Instance.open(data, limits, policy)
+    for frame in range(instance.layout.frames):
+        with _nothing_but_problems():
+            image = _image(media_type, *instance.frame(frame))
+        yield image
+
+
+def _admit(data: bytes, declared: str | None, limits: Limits) -> str:
+    """What the bytes are, once their number and the sender's claim are in order."""
     if not data:
         raise ImageProblem(Problem.MALFORMED, "The file is empty. Send a PNG, JPEG or DICOM image.")
     if len(data) > limits.file_bytes:
@@ -45,9 +100,13 @@ def decode(data: bytes, declared: str | None = None, limits: Limits = _DEFAULT_L
             f"The file has {len(data)} bytes; the bound is {limits.file_bytes}. "
             "Send a smaller image.",
         )
-    media_type = _media_type(data, _claim(declared))
+    return _media_type(data, _claim(declared))
+
+
+@contextmanager
+def _nothing_but_problems() -> Iterator[None]:
     try:
-        pixels, notes = _decode_as(media_type, data, limits)
+        yield
     except ImageProblem:
         raise
     except MemoryError:
@@ -55,14 +114,22 @@ def decode(data: bytes, declared: str | None = None, limits: Limits = _DEFAULT_L
             Problem.TOO_LARGE, "The image does not fit in memory. Send a smaller one."
         ) from None
     except Exception:  # a hostile file may raise anything
-        # Every parser below can fail in its own way on hostile bytes, and its words may quote
-        # the file: neither the exception nor its text leaves this function.
+        # Every parser can fail in its own way on hostile bytes, and its words may quote the
+        # file: neither the exception nor its text leaves this module.
         raise ImageProblem(
             Problem.MALFORMED,
             "The image is damaged or truncated and cannot be read. Send it again.",
         ) from None
+
+
+def _image(
+    media_type: str,
+    pixels: npt.NDArray[np.uint8],
+    notes: tuple[str, ...],
+    decoding: Decoding,
+) -> Image:
     pixels = np.ascontiguousarray(pixels)
-    return Image(pixels, media_type, digest(pixels), notes)
+    return Image(pixels, media_type, digest(pixels), notes, decoding)
 
 
 def digest(pixels: npt.NDArray[np.uint8]) -> str:
@@ -73,18 +140,13 @@ def digest(pixels: npt.NDArray[np.uint8]) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
-def _decode_as(
-    media_type: str, data: bytes, limits: Limits
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    if media_type == DICOM:
-        from models.imaging import dicom
-
-        return dicom.decode(data, limits)
+def _raster(media_type: str, data: bytes, limits: Limits) -> Image:
     from models.imaging import raster
 
-    return (
-        raster.decode_png(data, limits) if media_type == PNG else raster.decode_jpeg(data, limits)
-    )
+    read = raster.decode_png if media_type == PNG else raster.decode_jpeg
+    pixels, notes = read(data, limits)
+    decoding = Decoding(decoder=raster.decoder_name(), lossy=media_type == JPEG)
+    return _image(media_type, pixels, notes, decoding)
 
 
 def _claim(declared: str | None) -> str | None:

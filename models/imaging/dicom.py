@@ -6,104 +6,238 @@ once as a table of at most 65,536 entries, and no header can make it cost more.
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from models.imaging import rle
-from models.imaging.bounds import check_size
-from models.imaging.dicom_header import RLE_LOSSLESS, Header, fragments, read
+from models.imaging import (
+    codecs,
+    colour,
+    dicom_layout,
+    encapsulated,
+    functional_groups,
+    grayscale,
+    native,
+    rle,
+    spacing,
+    suspicion,
+)
+from models.imaging.dicom_header import Header, read
+from models.imaging.dicom_layout import Layout
 from models.imaging.dicom_values import Values, unusable
-from models.imaging.grayscale import WANTED as GRAYSCALE_TAGS
-from models.imaging.grayscale import display_table
-from models.imaging.image import ImageProblem, Limits, Problem
+from models.imaging.image import Decoding, ImageProblem, Limits, Problem
+from models.imaging.rendering import RenderingPolicy
+from models.imaging.transfer_syntax import Codec
 
-_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
-_ROWS, _COLUMNS = 0x00280010, 0x00280011
-_ALLOCATED, _STORED, _HIGH_BIT, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
-_WANTED: Final = GRAYSCALE_TAGS | {
-    _SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES, _ROWS, _COLUMNS,
-    _ALLOCATED, _STORED, _HIGH_BIT, _SIGNED,
-}  # fmt: skip
+_INSTANCE_UID: Final = 0x00080018
+_ICC_PROFILE, _LOSSY = 0x00282000, 0x00282110
+_WANTED: Final = (
+    grayscale.WANTED
+    | colour.WANTED
+    | functional_groups.WANTED
+    | spacing.WANTED
+    | suspicion.WANTED
+    | dicom_layout.WANTED
+    | {_INSTANCE_UID, _ICC_PROFILE, _LOSSY}
+)
+_UID: Final = re.compile(rb"[0-9.]{1,64}")
+
+Pixels = npt.NDArray[np.uint8]
+Stored = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
-def decode(data: bytes, limits: Limits) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """``uint8[Rows, Columns, 1 or 3]`` and notes.
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A DICOM image whose header has been read and bounded; no pixel has."""
 
-    Raises:
-        ImageProblem: with a sentence that names what the file would have to be.
-    """
-    header = read(data, _WANTED)
-    values = Values(header.elements)
-    if header.pixels is None:
-        raise unusable("The DICOM object has no integer pixel data. Send an image object.")
-    rows, columns = values.integer(_ROWS), values.integer(_COLUMNS)
-    check_size(rows, columns, limits)
-    if values.integer_string(_FRAMES, 1) != 1:
-        raise unusable("The DICOM object has several frames. Send one frame at a time.")
-    photometric = values.text(_PHOTOMETRIC)
-    gray = photometric in ("MONOCHROME1", "MONOCHROME2")
-    if not gray and photometric != "RGB":
-        raise unusable(
-            "The photometric interpretation is not read here. Send MONOCHROME1, MONOCHROME2 or RGB."
-        )
-    samples, allocated = values.integer(_SAMPLES), values.integer(_ALLOCATED)
-    stored, signed = values.integer(_STORED), values.integer(_SIGNED, 0)
-    if samples != (1 if gray else 3):
-        raise ImageProblem(
-            Problem.MALFORMED,
-            "Samples per Pixel contradicts the photometric interpretation. Export it again.",
-        )
-    if allocated not in ((8, 16) if gray else (8,)) or not 1 <= stored <= allocated or signed > 1:
-        raise unusable("Only gray images of 8 or 16 bits and RGB of 8 bits are read here.")
-    if values.integer(_HIGH_BIT, stored - 1) != stored - 1:
-        raise unusable("High Bit is not Bits Stored less one, a layout that DICOM has retired.")
-    planar = samples == 3 and values.integer(_PLANAR, 0) == 1
-    raw = _samples(header, rows * columns, samples, allocated, planar)
-    if not gray:
-        if stored != 8 or signed:
-            raise unusable("Only RGB of 8 unsigned bits is read here.")
+    header: Header
+    values: Values
+    layout: Layout
+    policy: RenderingPolicy
+
+    @classmethod
+    def open(cls, data: bytes, limits: Limits, policy: RenderingPolicy) -> Self:
+        """Raises ``ImageProblem`` with a sentence that names what the file would have to be."""
+        header = read(data, _WANTED, limits)
+        values = Values(header.elements)
+        uid = values.element(_INSTANCE_UID)
+        if uid is not None and not _UID.fullmatch(uid.value.rstrip(b"\0 ")):
+            raise ImageProblem(
+                Problem.MALFORMED,
+                "The SOP Instance UID is not one (PS3.5 section 9). Export it again.",
+            )
+        if header.pixels is None:
+            raise unusable("The DICOM object has no integer pixel data. Send an image object.")
+        layout = Layout.of(values, header.syntax, limits)
+        if policy.photometric is not None and layout.photometric not in policy.photometric:
+            raise unusable(
+                "The model accepts other photometric interpretations: "
+                f"{', '.join(policy.photometric)}."
+            )
+        codecs.require(header.syntax)
+        return cls(header, values, layout, policy)
+
+    def frame(self, index: int) -> tuple[Pixels, tuple[str, ...], Decoding]:
+        """``uint8[Rows, Columns, 1 or 3]`` of one frame, counted from 0; notes; how.
+
+        Raises ``ImageProblem``.
+        """
+        layout = self.layout
+        if not 0 <= index < layout.frames:
+            raise unusable(f"The DICOM object has {layout.frames} frames, the first is 0.")
+        values = functional_groups.of_frame(self.values, index)
         notes: list[str] = []
-        pixels = raw.astype(np.uint8).reshape(rows, columns, 3)
-    else:
-        table, notes = display_table(values, stored, bool(signed), photometric == "MONOCHROME1")
-        mask = np.uint16(2**stored - 1)
-        if stored < allocated and np.any(raw > mask):
-            raw = raw & mask
+        stored = self._stored(index, notes)
+        table: npt.NDArray[np.uint8] | None = None
+        if layout.monochrome:
+            pixels, table = self._shown(values, stored, notes)
+        elif layout.photometric == "PALETTE COLOR":
+            pixels = self._looked_up(values, stored, notes)
+        else:
+            pixels = self._coloured(stored, notes)
+        if pixels.min() == pixels.max():
+            raise unusable(
+                "Every pixel has the same display value: the image is blank, or its window or "
+                "rescale makes it so."
+            )
+        if not spacing.square(values):
+            notes.append("pixels are not square")
+        if self.header.overlays:
+            notes.append("overlays not drawn")
+        if values.element(_ICC_PROFILE) is not None:
+            notes.append("ICC profile not applied")
+        if self._lossy:
+            notes.append("lossy compression")
+        return pixels, tuple(notes), self._decoding(values, index, table)
+
+    def _decoding(
+        self, values: Values, index: int, table: npt.NDArray[np.uint8] | None
+    ) -> Decoding:
+        syntax = self.header.syntax
+        return Decoding(
+            decoder=codecs.decoder_name(syntax.codec),
+            transfer_syntax=syntax.uid,
+            policy=self.policy.model_dump_json(),
+            display=None if table is None else f"sha256:{hashlib.sha256(table.data).hexdigest()}",
+            lossy=self._lossy,
+            frame=index,
+            frames=self.layout.frames,
+            spacing=spacing.millimetres(values),
+        )
+
+    @property
+    def _lossy(self) -> bool:
+        return self.header.syntax.lossy or self.values.text(_LOSSY, "00") == "01"
+
+    def _stored(self, index: int, notes: list[str]) -> Stored:
+        """``[Rows, Columns, samples]`` of one frame as stored."""
+        layout, syntax, data = self.layout, self.header.syntax, self.header.pixels
+        assert data is not None
+        if syntax.codec is Codec.NONE:
+            return native.frame(
+                data, index, layout.frames, rows=layout.rows, columns=layout.columns,
+                samples=layout.samples, allocated=layout.allocated, planar=layout.planar,
+                halved=layout.photometric == "YBR_FULL_422",
+            )  # fmt: skip
+        frame = encapsulated.frame(data, index, layout.frames)
+        shape = layout.rows, layout.columns, layout.samples
+        if syntax.codec is Codec.RLE:
+            # [samples, bytes, pixels], most significant byte first
+            planes = rle.decode(
+                frame, layout.rows * layout.columns, layout.samples, layout.allocated // 8
+            )
+            if layout.allocated == 16:
+                wide = np.frombuffer(np.ascontiguousarray(planes[0].T), ">u2").astype(np.uint16)
+                return wide.reshape(shape)
+            return planes[:, 0].T.reshape(shape)
+        found, said = codecs.decode(
+            frame, syntax, *shape, layout.stored, layout.allocated,
+            layout.photometric.startswith("YBR"),
+        )  # fmt: skip
+        if said.signed != layout.signed and syntax.codec is Codec.JPEG_2000:
+            notes.append("the codestream's sign differs from the header's")
+        return self._clipped(found, notes) if syntax.lossy and layout.samples == 1 else found
+
+    def _clipped(self, found: Stored, notes: list[str]) -> Stored:
+        """Lossy coding overshoots; masked, what is just above white would turn black."""
+        if self.layout.signed:
+            low, high = -(2 ** (self.layout.stored - 1)), 2 ** (self.layout.stored - 1) - 1
+            signed: npt.NDArray[np.signedinteger] = found.view(f"i{found.itemsize}")
+            clipped: Stored = np.clip(signed, low, high).view(found.dtype)
+        else:
+            clipped = np.minimum(found, found.dtype.type(2**self.layout.stored - 1))
+        if not np.array_equal(clipped, found):
+            notes.append("overshoot of lossy compression clipped")
+        return clipped
+
+    def _indices(self, stored: Stored, notes: list[str]) -> Stored:
+        """The stored bits alone, read as unsigned."""
+        if self.layout.stored == 8 * stored.itemsize:
+            return stored
+        largest = 2**self.layout.stored - 1
+        if int(stored.max()) <= largest:
+            return stored
+        if not (self.layout.signed and _sign_extended(stored, self.layout.stored)):
             notes.append("unused high bits masked")
-        pixels = table[raw].reshape(rows, columns, 1)
-    if pixels.min() == pixels.max():
-        raise unusable(
-            "Every pixel has the same display value: the image is blank, or its window or rescale "
-            "makes it so."
+        return stored & stored.dtype.type(largest)
+
+    def _shown(
+        self, values: Values, stored: Stored, notes: list[str]
+    ) -> tuple[Pixels, npt.NDArray[np.uint8]]:
+        layout, monochrome1 = self.layout, self.layout.photometric == "MONOCHROME1"
+        masked: list[str] = []
+        indices = self._indices(stored, masked)
+        # lossy coding blurs padding into the values around it, on both sides
+        padded = not self._lossy and grayscale.padding_range(values, layout.signed) is not None
+        used = _extremes(indices, layout.stored, layout.signed) if padded else None
+        table, said = grayscale.display_table(
+            values, layout.stored, layout.signed, monochrome1, self.policy, used
         )
-    return pixels, tuple(notes)
+        notes += said + masked
+        notes += suspicion.polarity(values, monochrome1)
+        if not grayscale.shows_range(values, self.policy):
+            notes += suspicion.window(indices, table)
+        # every index is inside by now, and "clip" spares the check
+        return table.take(indices, mode="clip"), table
+
+    def _looked_up(self, values: Values, stored: Stored, notes: list[str]) -> Pixels:
+        indices = self._indices(stored, notes)[..., 0].astype(np.int32)
+        if self.layout.signed:
+            half = 1 << (self.layout.stored - 1)
+            indices = (indices ^ half) - half
+        entries, first = colour.palette(values, self.layout.signed)
+        gray = bool(np.all(entries == entries[:, :1]))
+        notes.append("palette to gray" if gray else "palette to RGB")
+        return (entries[:, :1] if gray else entries).take(indices - first, axis=0, mode="clip")
+
+    def _coloured(self, stored: Stored, notes: list[str]) -> Pixels:
+        pixels = stored.astype(np.uint8, copy=False)
+        photometric, codec = self.layout.photometric, self.header.syntax.codec
+        # these decoders hand out RGB: JPEG by its markers, JPEG 2000 by its component transform
+        by_codec = self.header.syntax.lossy and codec in (Codec.JPEG_8, Codec.JPEG)
+        if photometric in ("YBR_FULL", "YBR_FULL_422") and not by_codec:
+            pixels = colour.ybr_to_rgb(pixels)
+        if photometric.startswith("YBR"):
+            notes.append("YBR to RGB")
+        return pixels
 
 
-def _samples(
-    header: Header, pixels: int, samples: int, allocated: int, planar: bool
-) -> npt.NDArray[np.uint16] | npt.NDArray[np.uint8]:
-    """Stored samples, ``[pixels]`` when gray and ``[pixels, 3]`` when RGB."""
-    assert header.pixels is not None
-    bytes_each = allocated // 8
-    size = pixels * samples * bytes_each
-    if header.syntax == RLE_LOSSLESS:
-        frame = b"".join(fragments(header.pixels))
-        # [samples, bytes, pixels], most significant byte first
-        planes = rle.decode(frame, pixels, samples, bytes_each)
-        if bytes_each == 2:
-            return np.frombuffer(np.ascontiguousarray(planes[0].T), ">u2").astype(np.uint16)
-        return planes[0, 0] if samples == 1 else planes[:, 0].T
-    if len(header.pixels) not in (size, size + size % 2):
-        raise ImageProblem(
-            Problem.MALFORMED,
-            f"The header describes {size} bytes of pixels and the file has {len(header.pixels)}. "
-            "Export it again.",
-        )
-    if bytes_each == 2:
-        return np.frombuffer(header.pixels, "<u2", pixels)
-    flat = np.frombuffer(header.pixels, np.uint8, pixels * samples)
-    if samples == 1:
-        return flat
-    return flat.reshape(3, pixels).T if planar else flat.reshape(pixels, 3)
+def _extremes(indices: Stored, bits: int, signed: bool) -> tuple[int, int]:
+    """The lowest and highest stored value in use."""
+    if not signed:
+        return int(indices.min()), int(indices.max())
+    half = indices.dtype.type(1 << (bits - 1))
+    turned = indices ^ half  # in the order of the signed values
+    return int(turned.min()) - int(half), int(turned.max()) - int(half)
+
+
+def _sign_extended(stored: Stored, bits: int) -> bool:
+    """Whether the unused high bits repeat the sign, as they may."""
+    size = stored.itemsize
+    shift = 8 * size - bits
+    signed: npt.NDArray[np.signedinteger] = stored.view(f"i{size}")
+    return bool(np.array_equal((signed << shift) >> shift, signed))

@@ -23,6 +23,10 @@ class Values:
         element = self._elements.get(tag)
         return element if element is not None and element.value else None
 
+    def overridden(self, elements: Elements) -> Values:
+        """With ``elements`` in place of those with the same tags."""
+        return Values(self._elements | elements)
+
     def integer(self, tag: int, absent: int | None = None) -> int:
         """A single US."""
         element = self.element(tag)

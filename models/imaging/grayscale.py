@@ -1,8 +1,9 @@
 """From a stored gray value to a display value, 0 (black) to 255.
 
-PS3.3 sections C.11.1 (Modality LUT), C.11.2 (VOI LUT) and C.7.6.3.1.2 (MONOCHROME1). The file's
-first window wins over its VOI LUT; with neither, the whole range that the stored bits can express
-is shown, for a minimum and maximum of the pixels would let a single pixel set the contrast.
+PS3.3 sections C.11.1 (Modality LUT), C.11.2 (VOI LUT) and C.7.6.3.1.2 (MONOCHROME1). Whose window
+is shown is the model's ``RenderingPolicy``'s to say. By default the file's first window wins over
+its VOI LUT; with neither, the whole range that the stored bits can express is shown, for a minimum
+and maximum of the pixels would let a single pixel set the contrast.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models.imaging.dicom_header import first_item
+from models.imaging.dicom_header import item
 from models.imaging.dicom_values import Values, unusable
+from models.imaging.image import SUSPECT
+from models.imaging.rendering import RenderingPolicy, Window
 
 _PADDING, _PADDING_LIMIT = 0x00280120, 0x00280121
 _CENTER, _WIDTH, _FUNCTION = 0x00281050, 0x00281051, 0x00281056
@@ -30,26 +33,59 @@ WANTED: Final = frozenset(
 )  # fmt: skip
 
 Curve = npt.NDArray[np.float64]
+_DEFAULT: Final = RenderingPolicy()
 
 
 def display_table(
-    values: Values, stored_bits: int, signed: bool, monochrome1: bool
+    values: Values,
+    stored_bits: int,
+    signed: bool,
+    monochrome1: bool,
+    policy: RenderingPolicy = _DEFAULT,
+    used: tuple[int, int] | None = None,
 ) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """``uint8[2**stored_bits]``, indexed by the stored bits read as unsigned, and notes."""
+    """``uint8[2**stored_bits]``, indexed by the stored bits read as unsigned, and notes.
+
+    Args:
+        used: the lowest and highest stored value in the image, if known. Padding lies outside
+            the values of a picture (PS3.3 section C.7.5.1.1.2); what lies inside is shown.
+    """
     notes: list[str] = []
     stored = np.arange(2**stored_bits, dtype=np.int64)
     if signed:
         stored[2 ** (stored_bits - 1) :] -= 2**stored_bits
-    shown = np.floor(_voi(values, _modality(values, stored, signed, notes), signed, notes) + 0.5)
+    modality = _modality(values, stored, signed, notes)
+    shown = np.floor(_voi(values, modality, signed, policy, notes) + 0.5)
     if monochrome1 or values.text(_LUT_SHAPE, "") == "INVERSE":
         shown = 255 - shown
         notes.append("inverted MONOCHROME1" if monochrome1 else "inverted presentation LUT")
-    if values.element(_PADDING) is not None:
-        first = _as_signed(values.integer(_PADDING), signed)
-        last = _as_signed(values.integer(_PADDING_LIMIT, values.integer(_PADDING)), signed)
-        shown[(stored >= min(first, last)) & (stored <= max(first, last))] = 0
-        notes.append("padding shown black")
+    padding = padding_range(values, signed)
+    if padding is not None:
+        first, last = padding
+        if used is not None and used[0] < first and last < used[1]:
+            notes.append(f"{SUSPECT}padding lies among the picture's values and is shown")
+        elif policy.padding == "shown":
+            notes.append("padding shown as stored")
+        else:
+            shown[(stored >= first) & (stored <= last)] = 0
+            notes.append("padding shown black")
     return shown.astype(np.uint8), notes
+
+
+def shows_range(values: Values, policy: RenderingPolicy) -> bool:
+    """Whether neither a window nor a VOI LUT decides what is shown."""
+    if policy.window != "file":
+        return policy.window == "range"
+    return values.element(_CENTER) is None and values.element(_VOI_LUT) is None
+
+
+def padding_range(values: Values, signed: bool) -> tuple[int, int] | None:
+    """The lowest and highest stored value that is padding (PS3.3 section C.7.5.1.1.2)."""
+    if values.element(_PADDING) is None:
+        return None
+    first = _as_signed(values.integer(_PADDING), signed)
+    last = _as_signed(values.integer(_PADDING_LIMIT, values.integer(_PADDING)), signed)
+    return min(first, last), max(first, last)
 
 
 def _modality(
@@ -58,33 +94,57 @@ def _modality(
     sequence = values.element(_MODALITY_LUT)
     if sequence is not None:
         notes.append("modality LUT")
-        item = Values(first_item(sequence, frozenset((_LUT_DESCRIPTOR, _LUT_DATA))))
-        return _lookup(item, stored.astype(np.float64), signed)[0]
+        table = Values(item(sequence, frozenset((_LUT_DESCRIPTOR, _LUT_DATA))))
+        return _lookup(table, stored.astype(np.float64), signed)[0]
     slope, intercept = (values.decimals(tag) for tag in (_SLOPE, _INTERCEPT))
     if len(slope) > 1 or len(intercept) > 1 or slope == (0.0,):
         raise unusable("The DICOM rescale slope must be one number other than 0.")
     if slope not in ((), (1.0,)) or intercept not in ((), (0.0,)):
         notes.append("rescaled")
+    if slope and slope[0] < 0:
+        notes.append(f"{SUSPECT}the rescale slope is negative and inverts the picture")
     return stored.astype(np.float64) * (slope or (1.0,))[0] + (intercept or (0.0,))[0]
 
 
-def _voi(values: Values, modality: Curve, signed: bool, notes: list[str]) -> Curve:
+def _voi(
+    values: Values, modality: Curve, signed: bool, policy: RenderingPolicy, notes: list[str]
+) -> Curve:
     """Display values in ``[0, 255]``."""
+    if isinstance(policy.window, Window):
+        notes.append("the model's window")
+        fixed = policy.window
+        return _window(modality, fixed.center, fixed.width, fixed.function)
+    if policy.window == "range":
+        notes.append("the model asks for the full range")
+        return _full_range(modality)
     centers, widths = values.decimals(_CENTER), values.decimals(_WIDTH)
     if len(centers) != len(widths):
         raise unusable(
             "The DICOM window has a centre without a width, or a width without a centre."
         )
     if centers:
-        notes.append("first window" if len(centers) > 1 else "window")
-        return _window(modality, centers[0], widths[0], values.text(_FUNCTION, "LINEAR"))
+        which = policy.file_window - 1
+        if which >= len(centers):
+            raise unusable(
+                f"The model shows window {policy.file_window} of a file, and the file has "
+                f"{len(centers)}."
+            )
+        if len(centers) == 1:
+            notes.append("window")
+        else:
+            notes.append("first window" if which == 0 else f"window {policy.file_window}")
+        return _window(modality, centers[which], widths[which], values.text(_FUNCTION, "LINEAR"))
     sequence = values.element(_VOI_LUT)
     if sequence is not None:
         notes.append("VOI LUT")
-        item = Values(first_item(sequence, frozenset((_LUT_DESCRIPTOR, _LUT_DATA))))
-        shown, largest = _lookup(item, modality, signed)
+        table = Values(item(sequence, frozenset((_LUT_DESCRIPTOR, _LUT_DATA))))
+        shown, largest = _lookup(table, modality, signed)
         return shown * (255 / largest)
     notes.append("no window: full range of the stored bits")
+    return _full_range(modality)
+
+
+def _full_range(modality: Curve) -> Curve:
     low, high = float(modality.min()), float(modality.max())
     if low == high:
         raise unusable("The DICOM modality LUT gives every stored value the same output.")
@@ -106,11 +166,11 @@ def _window(x: Curve, center: float, width: float, function: str) -> Curve:
     return np.clip((x - center) / width + 0.5, 0, 1) * 255
 
 
-def _lookup(item: Values, x: Curve, signed: bool) -> tuple[Curve, int]:
+def _lookup(lut: Values, x: Curve, signed: bool) -> tuple[Curve, int]:
     """The LUT's outputs at ``x`` and its largest possible output (PS3.3 C.11.1.1)."""
-    count, first, bits = item.shorts(_LUT_DESCRIPTOR, 3)
+    count, first, bits = lut.shorts(_LUT_DESCRIPTOR, 3)
     count = count or 65_536
-    data = item.element(_LUT_DATA)
+    data = lut.element(_LUT_DATA)
     if data is None or not 8 <= bits <= 16:
         raise unusable("The DICOM lookup table has no data, or entries that are not 8 to 16 bits.")
     if len(data.value) == 2 * count:

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image as Pillow
 
 from models.imaging.bounds import check_size
@@ -23,6 +24,11 @@ _MOST_CHUNKS: Final = 65_536  # a loop in Python visits each one
 _MOST_SCANS: Final = 32  # progressive encoders write about 10; every scan visits every block
 _LONGEST_EXIF: Final = 2**16
 _ORIENTATION: Final = 0x0112
+
+
+def decoder_name() -> str:
+    """What decodes: library and version."""
+    return f"pillow {PIL.__version__}"
 
 
 def decode_png(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:

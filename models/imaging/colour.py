@@ -1,0 +1,65 @@
+"""Colour as stored to RGB: YBR (PS3.3 section C.7.6.3.1.2) and palettes (section C.7.9)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.imaging.dicom_values import Values, unusable
+
+Pixels = npt.NDArray[np.uint8]
+
+_DESCRIPTORS: Final = (0x00281101, 0x00281102, 0x00281103)
+_ENTRIES: Final = (0x00281201, 0x00281202, 0x00281203)
+WANTED: Final = frozenset((*_DESCRIPTORS, *_ENTRIES))
+
+# columns of the inverse of section C.7.6.3.1.2's matrix: what Cb - 128 and Cr - 128 add to each
+_FROM_CB: Final = (0.0, -0.344136, 1.772)
+_FROM_CR: Final = (1.402, -0.714136, 0.0)
+
+
+def ybr_to_rgb(pixels: Pixels) -> Pixels:
+    """``uint8[..., 3]`` of YBR_FULL to RGB, rounded to the nearest and clipped."""
+    luma, cb, cr = (pixels[..., i] for i in range(3))
+    steps = np.arange(256, dtype=np.float32) - 128
+    rgb = np.empty(pixels.shape, np.uint8)
+    for channel, (by_cb, by_cr) in enumerate(zip(_FROM_CB, _FROM_CR, strict=True)):
+        shown = luma.astype(np.float32)
+        if by_cb:
+            shown += (by_cb * steps).astype(np.float32)[cb]
+        if by_cr:
+            shown += (by_cr * steps).astype(np.float32)[cr]
+        rgb[..., channel] = np.clip(np.floor(shown + 0.5), 0, 255)
+    return rgb
+
+
+def palette(values: Values, signed: bool) -> tuple[npt.NDArray[np.uint8], int]:
+    """The palette ``uint8[entries, 3]`` and the stored value of its first entry; stored values
+    below or above have the first or last. Of entries of 16 bits the high byte is shown.
+
+    Raises ``ImageProblem`` for palettes that are segmented or do not fit their descriptors.
+    """
+    described = [values.shorts(tag, 3) for tag in _DESCRIPTORS]
+    count, first, bits = described[0]
+    if any(other != described[0] for other in described) or bits not in (8, 16):
+        raise unusable(
+            "The colour palette's descriptors differ, or its entries are not 8 or 16 bits."
+        )
+    count = count or 65_536
+    return np.stack([_channel(values, tag, count, bits) for tag in _ENTRIES], axis=1), (
+        first - 65_536 if signed and first >= 32_768 else first
+    )
+
+
+def _channel(values: Values, tag: int, count: int, bits: int) -> npt.NDArray[np.uint8]:
+    data = values.element(tag)
+    if data is None:
+        raise unusable("The colour palette is segmented or missing. Export the image as RGB.")
+    if len(data.value) == 2 * count:
+        entries = np.frombuffer(data.value, "<u2")
+        return (entries >> 8 if bits == 16 else np.minimum(entries, 255)).astype(np.uint8)
+    if bits == 8 and len(data.value) in (count, count + count % 2):
+        return np.frombuffer(data.value, np.uint8, count)
+    raise unusable("The colour palette's data does not fit its descriptor.")
