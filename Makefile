@@ -111,5 +111,5 @@ $(VENV)/.peers: $(VENV)/.dev
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[train,grpc,pacs,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[train,dicom,grpc,pacs,dev]'
 	@touch $@

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from models.imaging.decode import decode
 from models.imaging.image import Image, ImageProblem, Limits
+from models.imaging.rendering import RenderingPolicy
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm"}
 SPLITS = {"train", "val", "test"}
@@ -149,14 +150,16 @@ def load_images(
     examples: Iterable[Example],
     limits: Limits | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    rendering: RenderingPolicy | None = None,
 ) -> Loaded:
-    """Decode with the service's own decoder. A file that cannot be read is reported, left out."""
+    """Decode with the service's own decoder, as the model wants DICOM shown. A file that cannot
+    be read is reported, left out."""
     examples = tuple(examples)
-    bounds = limits or Limits()
+    bounds, policy = limits or Limits(), rendering or RenderingPolicy()
 
     def load(example: Example) -> Image | str:
         try:
-            return decode(example.path.read_bytes(), None, bounds)
+            return decode(example.path.read_bytes(), None, bounds, policy)
         except ImageProblem as problem:
             return f"{example.key}: {problem.detail}"
         except OSError as error:

@@ -133,6 +133,10 @@ async def _grpc(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
 
 
 def _load_decoders() -> None:
-    """Import what ``models.imaging.decode`` imports late, so that no request pays for it."""
+    """Import what ``models.imaging.decode`` imports late, and start a process for compressed
+    DICOM, so that no request pays for it."""
     for name in ("raster", "dicom"):
         importlib.import_module(f"models.imaging.{name}")
+    from models.imaging import codec_pool
+
+    codec_pool.shared().warm()

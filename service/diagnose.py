@@ -12,7 +12,7 @@ import numpy as np
 
 from detectors.calibrate import PValues
 from models.engine import Readings
-from models.imaging import Image, Limits
+from models.imaging import Image, Limits, RenderingPolicy
 from models.imaging.bounds import check_size
 from models.imaging.decode import PNG, decode, digest
 from service.batcher import EngineLate, EngineRefused, EngineUnavailable, Outcome
@@ -92,7 +92,9 @@ async def diagnose(
     """
     started = perf_counter()
     loop = asyncio.get_running_loop()
-    image = await loop.run_in_executor(threads, load, source, limits)
+    image = await loop.run_in_executor(
+        threads, load, source, limits, guard.model.preprocessing.rendering
+    )
     if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
         hold(image.pixels.nbytes)
     question.check("decoding")
@@ -119,10 +121,10 @@ async def diagnose(
     )
 
 
-def load(source: Source, limits: Limits) -> Image:
-    """The image. Raises ``ImageProblem``."""
+def load(source: Source, limits: Limits, rendering: RenderingPolicy) -> Image:
+    """The image, as the model wants DICOM shown. Raises ``ImageProblem``."""
     if isinstance(source, Upload):
-        return decode(source.data, source.declared, limits)
+        return decode(source.data, source.declared, limits, rendering)
     pixels = source.pixels
     check_size(pixels.shape[0], pixels.shape[1], limits)
     return Image(pixels, RAW, digest(pixels))

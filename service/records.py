@@ -70,6 +70,7 @@ class Record:
     quality_score: float | None = None
     detectors: list[dict[str, Any]] | None = None
     pixels: str | None = None
+    decoding: str | None = None
     media_type: str | None = None
     timing_ms: dict[str, float] | None = None
     case: NewCase | None = None
@@ -276,6 +277,7 @@ def _row(record: Record, at: datetime) -> dict[str, Any]:
         "quality_score": record.quality_score,
         "detectors": record.detectors,
         "pixels": record.pixels,
+        "decoding": record.decoding,
         "media_type": record.media_type,
         "timing_ms": record.timing_ms,
         "case_id": None if record.case is None else record.case.case_id,

@@ -61,13 +61,15 @@ requests = Table(
     Column("quality_score", Float),
     Column("detectors", JSON(none_as_null=True)),
     Column("pixels", String(80)),
+    Column("decoding", String(80)),
     Column("media_type", String(64)),
     Column("timing_ms", JSON(none_as_null=True)),
     Column("case_id", String(32)),
     Index("requests_by_request_id", "request_id"),
     Index("requests_by_time", "at"),
 )
-"""One row an answer of ``POST /diagnose``. ``pixels`` is the digest of the decoded image."""
+"""One row an answer of ``POST /diagnose``. ``pixels`` is the digest of the decoded image, and
+``decoding`` the fingerprint of how it was decoded."""
 
 cases = Table(
     "cases",

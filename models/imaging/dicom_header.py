@@ -21,6 +21,7 @@ from models.imaging.transfer_syntax import (
     TransferSyntax,
 )
 
+_DEFAULT_LIMITS: Final = Limits()
 _MOST_ELEMENTS: Final = 20_000  # of the top level
 _MOST_NESTED: Final = 200_000  # 2,000 frames whose functional groups have 100 each
 _DEEPEST: Final = 32
@@ -65,7 +66,7 @@ class Header:
     """Whether there are overlay planes (PS3.3 section C.9), which are never drawn."""
 
 
-def read(data: bytes, wanted: frozenset[int], limits: Limits) -> Header:
+def read(data: bytes, wanted: frozenset[int], limits: Limits = _DEFAULT_LIMITS) -> Header:
     """Read up to Pixel Data, keeping only ``wanted`` elements of the top level.
 
     Raises:

@@ -187,7 +187,7 @@ def to_attack(
     )
     if not examples:
         raise DatasetProblem(f"{dataset.folder}: no image that a guard would be fitted on")
-    clean = draw(clean_samples(load(bars, examples)), images, seed)
+    clean = draw(clean_samples(load(bars, examples, spec)), images, seed)
     if spec.head is Head.MULTILABEL:
         if target is not None:
             raise DatasetProblem("a multi-label model has findings, not one class to reach")
@@ -226,7 +226,7 @@ def prepared(
             f"{dataset.folder}: every patient is attacked, and none is left for the attacker to "
             "learn from; add images, or a column `split` with val and test"
         )
-    samples = draw(clean_samples(load(bars, own)), images, bench.seed)
+    samples = draw(clean_samples(load(bars, own, spec)), images, bench.seed)
     labels = torch.from_numpy(samples.labels)
     pixels = tuple(torch.from_numpy(image).float().to(bench.device) for image in samples.images)
     if spec.head is Head.MULTILABEL:

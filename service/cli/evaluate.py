@@ -69,11 +69,13 @@ def evaluate(
         refuse_known(opened, examples)
         families, epsilons = attacks.split(","), tuple(epsilon or EPSILONS)
         with progress_bars() as progress:
-            clean = clean_samples(load(progress, examples))
+            clean = clean_samples(load(progress, examples, loaded_model.spec))
             drawn = draw(clean, images, seed)
             others = []
             for folder in other or ():
-                strangers = clean_samples(load(progress, unlabelled(folder, images)))
+                strangers = clean_samples(
+                    load(progress, unlabelled(folder, images), loaded_model.spec)
+                )
                 others.append(replace(strangers, origin=folder.resolve().name))
             bench = bench_of(
                 victim_of(loaded_model, device),

@@ -77,7 +77,9 @@ def fit(
                 "of other patients"
             )
         with progress_bars() as progress:
-            splits = clean_splits(clean_samples(load(progress, examples)), fit_images, seed)
+            splits = clean_splits(
+                clean_samples(load(progress, examples, loaded_model.spec)), fit_images, seed
+            )
             material = fit_material(
                 splits,
                 [Opponent(bench)],

@@ -95,8 +95,10 @@ def gate(
         rows = []
         with progress_bars() as progress:
             advance = counted(progress)
-            tests = clean_samples(load(progress, tested))
-            own = clean_samples(load(progress, fitting_examples(dataset, loaded.spec, seed)))
+            tests = clean_samples(load(progress, tested, loaded.spec))
+            own = clean_samples(
+                load(progress, fitting_examples(dataset, loaded.spec, seed), loaded.spec)
+            )
             trial = Trial.begin(opened, tests, seed)
             trial.require_null()
             drawn, own = draw(tests, images, seed), draw(own, ATTACKER_IMAGES, seed)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from models.datasets import Example, Loaded
     from models.diagnostic import DiagnosticModel
     from models.load import OnnxModel
+    from models.spec import ModelSpec
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -130,12 +131,15 @@ def guarded_model(
     return loaded
 
 
-def load(progress: Progress, examples: Sequence[Example]) -> Loaded:
-    """Decode with a bar; say which files could not be read and go on with the rest."""
+def load(progress: Progress, examples: Sequence[Example], spec: ModelSpec | None = None) -> Loaded:
+    """Decode as the model declares, with a bar; say which files could not be read and go on."""
     from models.datasets import DatasetProblem, load_images
 
     task = progress.add_task("reading images", total=len(examples))
-    loaded = load_images(examples, progress=lambda done: progress.advance(task, done))
+    rendering = spec.preprocessing.rendering if spec else None
+    loaded = load_images(
+        examples, progress=lambda done: progress.advance(task, done), rendering=rendering
+    )
     for sentence in loaded.problems[:5]:
         console.print(f"left out: {sentence}", style="yellow", markup=False)
     if len(loaded.problems) > 5:

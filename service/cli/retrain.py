@@ -135,8 +135,8 @@ def retrain(
         store = PartStore(default_folder())
         with progress_bars() as progress:
             advance = counted(progress)
-            fitting = clean_samples(load(progress, examples))
-            tests = clean_samples(load(progress, tested))
+            fitting = clean_samples(load(progress, examples, declared))
+            tests = clean_samples(load(progress, tested, declared))
             begun = Trial.begin(old, tests, seed)  # what it lacks is told before any attack
             most = fit_images or max(parent["images"][name] for name in FITTING)
             splits = clean_splits(fitting, most, seed)
