@@ -31,6 +31,8 @@ from detectors.bundle import (
     write_manifest,
 )
 from detectors.calibrate import Calibration, assured_level, images_needed
+from detectors.canaries import CANARIES, as_bytes
+from detectors.canary_choice import choose
 from detectors.card import card
 from detectors.feature_graph import feature_graph
 from detectors.fixture import FIXTURE
@@ -104,9 +106,14 @@ def fit(
     names: Sequence[str] = DEFAULT,
     alphas: Alphas | None = None,
     provenance: dict[str, Any] | None = None,
+    canaries: int = 2,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Bundle:
     """Fit a guard for ``model`` and write its bundle into ``out``, which must not exist.
+
+    Args:
+        canaries: clean and adversarial images each, of the fusion split, that the bundle keeps for
+            ``lazaret serve`` to send; 0 keeps a bundle free of images.
 
     The bundle is written beside ``out`` and renamed into place when its own acceptance has passed:
     torch and ONNX Runtime agree on a fixture. Raises ``FitProblem`` and ``AcceptanceProblem``.
@@ -137,12 +144,15 @@ def fit(
         for cell in cells.cells
     )
     fixture = accept(model, guard, fused, cells)
+    sent = choose(fusion.benign[0], fusion.attacked, canaries, fused, cells, levels)
     files = {
         GRAPH: graph,
         CALIBRATION: save(calibration_arrays(cells)),
         FIXTURE: save(fixture),
         FITTED_ON: save({**splits[0].arrays("reference"), **splits[1].arrays("fusion")}),
     }
+    if sent:
+        files[CANARIES] = as_bytes(sent)
     manifest = Manifest(
         model=spec,
         detectors=tuple(DetectorEntry(name=name) for name in guard.names),

@@ -1,7 +1,7 @@
 """A bundle's fixture: images on which every engine must read what was read when it was fitted.
 
 Torch-free: `lazaret bundle verify` runs it on the machine that will serve. The images are made, not
-taken: a bundle holds no patient's pixels.
+taken: it holds no patient's pixels.
 """
 
 from __future__ import annotations

@@ -16,22 +16,16 @@ from fastapi import FastAPI
 from models.imaging import Limits
 from service import batch, cases, endpoints, operations, problems
 from service.admission import Admission
-from service.auth import ANONYMOUS, Auth
-from service.drift import DriftWatch
+from service.auth import Auth
 from service.drift import routes as drift_routes
-from service.drift_records import DriftRecords
 from service.gateway import Gateway
 from service.guard import LoadEngine, onnx_engine, open_guards
 from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
-from service.metrics.labels import SOURCE
-from service.monitor import Job, Monitor, watch_cases
 from service.records import Records
 from service.settings import Settings, SettingsProblem
-
-CASES_SECONDS = 10.0
-"""How often cases are counted."""
+from service.watches import Watches
 
 
 def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> FastAPI:
@@ -53,22 +47,13 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     gateway_metrics = GatewayMetrics(metrics, admission)
     for guard in guards.all:
         gateway_metrics.serves(guard)
-    metrics.allow(SOURCE, [ANONYMOUS, *settings.keys()])
-    drift = DriftWatch(guards, DriftRecords(records.engine), metrics, settings.drift_false_alarm)
-    monitor = Monitor(
-        [
-            Job("cases", CASES_SECONDS, lambda: watch_cases(records, metrics)),
-            Job("drift", settings.drift_seconds, drift.advance),
-        ],
-        metrics,
-    )
+    limits = Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    watches = Watches(settings, guards, records, metrics, limits, decoders)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         records.start()
-        await asyncio.to_thread(drift.begin)
-        monitor.start()
         decoders.submit(_load_decoders)
         for guard in guards.all:
             if guard.unguarded_classes:
@@ -78,9 +63,10 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
                     classes=guard.unguarded_classes,
                 )
             guard.batcher.start()
+        await watches.start()
         async with _grpc(gateway, settings):
             yield
-        await asyncio.to_thread(monitor.close)
+        await watches.close()
         for guard in guards.all:
             await asyncio.to_thread(guard.batcher.close)
         decoders.shutdown()
@@ -102,7 +88,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         admission=admission,
         records=records,
         metrics=gateway_metrics,
-        limits=Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels),
+        limits=limits,
         request_images=settings.max_request_images,
         request_bytes=settings.max_request_bytes,
         body_seconds=settings.body_seconds,
@@ -113,7 +99,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     app.include_router(inference.routes(gateway))
     app.include_router(cases.routes(records, auth))
     app.include_router(operations.routes(guards, metrics, auth))
-    app.include_router(drift_routes(drift, auth))
+    app.include_router(drift_routes(watches.drift, auth))
     return app
 
 

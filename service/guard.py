@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detectors.bundle import Alphas, Bundle, BundleProblem, CellLevels
 from detectors.calibrate import Cell, assured_level
+from detectors.canaries import Canary, canaries_of
 from models.engine import Engine
 from models.spec import ModelSpec
 from service.batcher import Batcher
@@ -28,6 +29,8 @@ class Guard:
     policy: Policy
     levels: tuple[CellLevels, ...]
     """Per class, for the policy's alphas."""
+    canaries: tuple[Canary, ...] = ()
+    """Files whose verdict is known."""
 
     @property
     def model(self) -> ModelSpec:
@@ -114,6 +117,7 @@ def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard
         levels=tuple(levels_for(cell, alphas) for cell in bundle.calibration.cells)
         if chosen
         else manifest.levels,
+        canaries=canaries_of(bundle),
     )
 
 

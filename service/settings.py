@@ -149,6 +149,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+    canary_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="How often the bundles' canaries, files whose verdict is known, are sent "
+        "through the real path; 0 sends none.",
+    )
     drift_seconds: float = Field(
         10.0, gt=0, description="How often the drift tests read what was recorded since."
     )

@@ -1,4 +1,4 @@
-"""``lazaret bundle inspect`` and ``lazaret bundle verify``."""
+"""``lazaret bundle inspect``, ``verify`` and, beside it, ``canaries``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from safetensors.numpy import load
 
 from detectors.bundle import Bundle
 from detectors.calibrate import images_needed
+from detectors.canaries import canaries_of, check
 from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
+from service.cli import bundle_canaries
 from service.cli.sentence import refuse, told
 from service.guard import onnx_engine
 from service.settings import Settings
@@ -21,12 +23,15 @@ app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(help="The bundle folder.")]
 
+app.command("canaries", epilog=bundle_canaries.EXAMPLE)(bundle_canaries.canaries)
+
 
 @app.command(epilog="Example: lazaret bundle inspect bundles/chest-xray")
 def inspect(folder: Folder) -> None:
     """Show what a bundle holds: its model, detectors and what its calibration supports."""
     with told():
         bundle = Bundle.open(folder)
+        canaries = canaries_of(bundle)
     manifest, console = bundle.manifest, Console()
     model = manifest.model
     facts = Table(show_header=False, box=None)
@@ -36,6 +41,7 @@ def inspect(folder: Folder) -> None:
     facts.add_row("head", f"{model.head}, {len(model.classes)} classes")
     facts.add_row("input", f"{height} x {width}, {model.preprocessing.channels} channel(s)")
     facts.add_row("detectors", ", ".join(entry.name for entry in manifest.detectors) or "none")
+    facts.add_row("canaries", str(len(canaries)) if canaries else "none")
     facts.add_row("graph", f"{len(bundle.graph) / 2**20:.1f} MB")
     console.print(facts)
 
@@ -65,7 +71,7 @@ def verify(folder: Folder) -> None:
     """Check every hash, load the graph and run it.
 
     A bundle that `lazaret fit` wrote holds a fixture: this machine must read it as it was read
-    when the guard was fitted.
+    when the guard was fitted. Its canaries must get their verdicts.
 
     Exit status: 0 the bundle can be served, 2 it must not be.
     """
@@ -81,6 +87,8 @@ def verify(folder: Folder) -> None:
                 check_fixture(load(bundle.read(FIXTURE)), engine, bundle.calibration)
             except AcceptanceProblem as problem:
                 refuse(f"{folder}: {problem}")
+        if wrong := check(canaries_of(bundle), engine, bundle):
+            refuse(f"{folder}: {wrong[0]}")
     Console().print(f"{folder}: good, {bundle.digest}", highlight=False, soft_wrap=True)
 
 

@@ -30,6 +30,9 @@ def fit(
     attack_images: Annotated[
         int, typer.Option(help="Images attacked in each of the two fitting splits.")
     ] = 160,
+    canaries: Annotated[
+        int, typer.Option(min=0, max=16, help="Clean and attacked images each that it keeps.")
+    ] = 2,
     seed: Annotated[int, typer.Option(help="Fixes splits, draws and random starts.")] = 0,
     device: Annotated[str, typer.Option(help="Where attacks run: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -39,6 +42,10 @@ def fit(
     parts by patient, to fit the detectors, to fuse them and to calibrate. Attacks FGSM, BIM, PGD
     and CW-Linf are made for the first two. Says in plain words what the calibration images cannot
     support.
+
+    The bundle keeps a few images as canaries, which `lazaret serve` sends through itself to prove
+    that the guard still detects: pixels of your data, without names. `--canaries 0` leaves them
+    out.
     """
     from service.cli.offline import console, counted, load, progress_bars, workshop
 
@@ -102,6 +109,7 @@ def fit(
                     "data": data.resolve().name,
                     **material.provenance,
                 },
+                canaries=canaries,
                 progress=lambda images: progress.advance(task, images),
             )
         for sentence in shortfalls(bundle.manifest):

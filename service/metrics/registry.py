@@ -8,11 +8,14 @@ from math import prod
 from typing import Any
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from service.metrics import catalogue
 from service.metrics.catalogue import Counter, Gauge, Histogram, Metric
 from service.metrics.labels import MOST_CONFIGURED, OTHER, Label
+
+# When each series was made is of no use to Prometheus and would add a line to every one.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Read = Callable[[], float]
 MOST_AT_ZERO = 256
