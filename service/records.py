@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from sqlalchemy import (
     Engine,
+    Table,
     create_engine,
     event,
     func,
@@ -25,7 +26,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from service.tables import cases, requests
 
@@ -35,6 +36,10 @@ GROUP = 256
 
 class RecordsProblem(Exception):
     """The database cannot be used. The message says why."""
+
+
+class AlreadyRecorded(RecordsProblem):
+    """One of the record's further rows is there already; nothing of the record was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Record:
     media_type: str | None = None
     timing_ms: dict[str, float] | None = None
     case: NewCase | None = None
+    rows: tuple[tuple[Table, dict[str, Any]], ...] = ()
+    """Further rows that are committed with it or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ class Records:
         self._thread.start()
 
     async def write(self, record: Record) -> None:
-        """Return once the record is durable. Raises ``RecordsProblem`` when it could not be."""
+        """Return once the record is durable. Raises ``RecordsProblem`` when it could not be, and
+        ``AlreadyRecorded`` when a further row's key is taken."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._waiting.put(_Pending(record, datetime.now(UTC), done, loop))
@@ -188,7 +196,15 @@ class Records:
             stopping = None in group
             pending = [entry for entry in group if entry is not None]
             if pending:
-                _resolve(pending, self._commit(pending))
+                self._settle_group(pending)
+
+    def _settle_group(self, pending: Sequence[_Pending]) -> None:
+        problem = self._commit(pending)
+        if isinstance(problem, AlreadyRecorded) and len(pending) > 1:
+            for entry in pending:  # one is not new: the others must not suffer
+                _resolve([entry], self._commit([entry]))
+            return
+        _resolve(pending, problem)
 
     def _commit(self, pending: Sequence[_Pending]) -> RecordsProblem | None:
         opened = [
@@ -203,6 +219,11 @@ class Records:
                 )
                 if opened:
                     connection.execute(insert(cases), opened)
+                for entry in pending:
+                    for table, row in entry.record.rows:
+                        connection.execute(insert(table), row)
+        except IntegrityError as error:
+            return AlreadyRecorded(_reason(error))
         except Exception as error:  # the writer must outlive any failure of the database
             problem = RecordsProblem(_reason(error))
             structlog.get_logger().error(

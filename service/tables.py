@@ -108,3 +108,33 @@ drift_tests = Table(
     Column("test", JSON, nullable=False),
 )
 """One row a source; ``test`` is ``detectors.drift.DriftTest``."""
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("key", String(128), primary_key=True),
+    Column("request_id", String(128), nullable=False),
+    Column("at", UtcTime, nullable=False),
+)
+"""One row a judged DICOM instance, by its key in the spool: none is judged twice."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("request_id", String(128)),
+    Column("destination", String(32), nullable=False),
+    Column("object", String(16), nullable=False),
+    Column("media_type", String(64), nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("problem", String(64)),
+    Column("created_at", UtcTime, nullable=False),
+    Column("due_at", UtcTime, nullable=False),
+    Column("settled_at", UtcTime),
+    Index("outbox_by_due", "destination", "state", "due_at"),
+)
+"""One row an object for one destination; ``service.pacs.outbox_states`` is the life of ``state``.
+``due_at`` is when it may be sent next or, while it is being sent, when others may take over.
+Delivered content is emptied."""

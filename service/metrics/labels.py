@@ -58,7 +58,9 @@ REJECTION = Label(
 )  # fmt: skip
 SPOOL_STATE = Label("state", ("received", "judging", "judged", "held", "failed"))
 OUTBOX_STATE = Label("state", ("waiting", "retrying", "dead"))
-OBJECT = Label("object", ("image", "sr", "gsps", "kos", "sc", "commitment", "workitem", "audit"))
+OBJECT = Label(
+    "object", ("image", "sr", "gsps", "kos", "sc", "commitment", "workitem", "audit", "fhir")
+)
 DELIVERY = Label("outcome", ("delivered", "retried", "dead"))
 CANARY = Label("kind", ("clean", "adversarial"))
 CANARY_OUTCOME = Label("outcome", ("seen", "missed", "failed"))
