@@ -23,6 +23,7 @@ from service.guard import LoadEngine, onnx_engine, open_guards
 from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
+from service.metrics.catalogue import WORKERS
 from service.records import Records
 from service.settings import Settings, SettingsProblem
 from service.watches import Watches
@@ -64,6 +65,10 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
                 )
             guard.batcher.start()
         await watches.start()
+        if settings.workers > 1:  # one that is not ready must not be dealt connections
+            for guard in guards.all:
+                await asyncio.to_thread(guard.batcher.warmed)
+        metrics.set(WORKERS, 1)
         async with _grpc(gateway, settings):
             yield
         await watches.close()
@@ -116,6 +121,18 @@ async def _grpc(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
     )
     yield
     await server.stop(settings.drain_seconds)
+
+
+def load_late() -> None:
+    """Import what is imported late, so that workers share it."""
+    for name in (
+        "models.imaging.raster",
+        "models.imaging.dicom",
+        "models.onnx_engine",
+        "alembic.command",
+        "uvicorn.loops.auto",
+    ):
+        importlib.import_module(name)
 
 
 def _load_decoders() -> None:

@@ -65,7 +65,7 @@ def routes(guards: Guards, metrics: Metrics, auth: Auth) -> APIRouter:
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def prometheus(request: Request) -> Response:
         metrics.refresh()
-        content, media_type = page(metrics.registry, request.headers.get("Accept", ""))
+        content, media_type = page(metrics.readable(), request.headers.get("Accept", ""))
         return Response(content, headers={"Content-Type": media_type})
 
     return router

@@ -115,11 +115,22 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         os.cpu_count() or 1, gt=0, description="Threads that decode files. Default: one per core."
     )
+    workers: int = Field(
+        1,
+        gt=0,
+        le=256,
+        description="Processes that answer on one port. Cores (`threads`, `decode_threads`) and "
+        "bounds (`max_in_flight`, `max_held_bytes`) are divided among them. For a CPU; on a GPU "
+        "one process fills the batches.",
+    )
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         "cpu", description="What runs the graph: `cpu`, `cuda` or `tensorrt`."
     )
     threads: int | None = Field(
-        None, gt=0, description="CPU threads of one run of the engine. Default: one per core."
+        None,
+        gt=0,
+        description="CPU threads of one run of the engine, in each worker. Default: the cores "
+        "divided by `workers`.",
     )
     api_keys: dict[str, KeyHash] = Field(
         {},

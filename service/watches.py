@@ -19,6 +19,8 @@ from service.settings import Settings
 
 CASES_SECONDS = 10.0
 """How often cases are counted."""
+GAUGES_SECONDS = 2.0
+"""How often a worker leaves its present values for the others."""
 
 
 class Watches:
@@ -44,6 +46,8 @@ class Watches:
         ]
         if settings.canary_seconds:
             jobs.append(Job("canaries", settings.canary_seconds, self._canaries.round))
+        if settings.workers > 1:  # the one that is asked for the page sees only its own gauges
+            jobs.append(Job("gauges", GAUGES_SECONDS, metrics.refresh))
         self._monitor = Monitor(jobs, metrics)
 
     async def start(self) -> None:

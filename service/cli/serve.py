@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.sentence import told
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 EXAMPLE = "Example: lazaret serve --bundle bundles/chest-xray --port 8000"
 
@@ -27,6 +33,9 @@ def serve(
     provider: Annotated[
         str | None, typer.Option(help="What runs the graph: cpu, cuda or tensorrt.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer on the port, each with an engine.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Answer POST /diagnose with one or more bundles.
@@ -35,15 +44,47 @@ def serve(
     docs/settings.md. Stop it with Ctrl-C or SIGTERM; what was taken is answered first. Exit
     status: 0 stopped, 2 refused to start, 3 failed to start.
     """
-    from service.app import create_app
     from service.logs import configure
-    from service.server import run
     from service.settings import Settings
 
     with told():
         settings = Settings.load(
             bundles=bundle or None, host=host, port=port, grpc_port=grpc_port,
-            database=database, provider=provider, log_level=log_level,
+            database=database, provider=provider, workers=workers, log_level=log_level,
         )  # fmt: skip
         configure(settings.log_level)
+        if settings.workers > 1:
+            raise typer.Exit(_serve_together(settings))
+        from service.app import create_app
+        from service.server import run
+
         run(create_app(settings), settings)
+
+
+def _serve_together(settings: Settings) -> int:
+    """Several workers; the exit status."""
+    from service.settings import SettingsProblem
+
+    if settings.grpc_port == 0:
+        raise SettingsProblem("setting grpc_port: workers share a port, so name one other than 0")
+    with TemporaryDirectory(prefix="lazaret-metrics-") as folder:
+        # prometheus_client decides when it is imported whether processes share their values.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from service.app import create_app, load_late
+        from service.server import bind, reserve, run
+        from service.workers import Workers, for_one_worker
+
+        with reserve(settings.host, settings.port) as holding:
+            host, port = holding.getsockname()[:2]
+            own = for_one_worker(settings)
+
+            def answer(started: Callable[[], object]) -> int:
+                try:
+                    with told():
+                        run(create_app(own), own, bind(host, port, shared=True), started)
+                except typer.Exit as refused:
+                    return refused.exit_code
+                return 0
+
+            load_late()
+            return Workers(settings, answer).run()

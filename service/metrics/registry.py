@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from itertools import product
 from math import prod
@@ -9,6 +10,7 @@ from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.metrics import catalogue
 from service.metrics.catalogue import Counter, Gauge, Histogram, Metric
@@ -17,6 +19,8 @@ from service.metrics.labels import MOST_CONFIGURED, OTHER, Label
 # When each series was made is of no use to Prometheus and would add a line to every one.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Where worker processes leave their values, if there are several."""
 Read = Callable[[], float]
 MOST_AT_ZERO = 256
 """Most series of one counter that are there before anything is counted."""
@@ -79,6 +83,15 @@ class Metrics:
             for known, labels in list(self._children)
             if known is metric and labels[: len(first)] == first
         )
+
+    def readable(self) -> CollectorRegistry:
+        """What the page is written from: the registry, or that of all worker processes where they
+        share their values (``prometheus_client.multiprocess``)."""
+        if FOLDER not in os.environ:
+            return self.registry
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return together
 
     def refresh(self) -> None:
         """Set the gauges that are watched. One that cannot be read keeps its value."""
