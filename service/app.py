@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -27,6 +28,9 @@ from service.metrics.catalogue import WORKERS
 from service.records import Records
 from service.settings import Settings, SettingsProblem
 from service.watches import Watches
+
+if TYPE_CHECKING:
+    from service.pacs.node import Node
 
 
 def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> FastAPI:
@@ -48,6 +52,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     gateway_metrics = GatewayMetrics(metrics, admission)
     for guard in guards.all:
         gateway_metrics.serves(guard)
+    node = _pacs_node(settings, metrics)
     limits = Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     watches = Watches(settings, guards, records, metrics, limits, decoders)
@@ -69,7 +74,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
             for guard in guards.all:
                 await asyncio.to_thread(guard.batcher.warmed)
         metrics.set(WORKERS, 1)
-        async with _grpc(gateway, settings):
+        async with _grpc(gateway, settings), _pacs(node):
             yield
         await watches.close()
         for guard in guards.all:
@@ -121,6 +126,27 @@ async def _grpc(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
     )
     yield
     await server.stop(settings.drain_seconds)
+
+
+def _pacs_node(settings: Settings, metrics: Metrics) -> Node | None:
+    """The PACS node, where the settings ask for one. Raises ``SettingsProblem``."""
+    if settings.dicom_port is None:
+        return None
+    from service.pacs.node import Node
+
+    return Node(settings, metrics)
+
+
+@asynccontextmanager
+async def _pacs(node: Node | None) -> AsyncIterator[None]:
+    """The node while the application runs."""
+    if node is None:
+        yield
+        return
+    node.start()
+    yield
+    await asyncio.to_thread(node.stop_receiving)
+    node.close()
 
 
 def load_late() -> None:

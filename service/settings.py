@@ -28,6 +28,7 @@ from detectors.bundle import Alpha
 CONFIG_VARIABLE = "LAZARET_CONFIG"
 
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+Caller = Annotated[str, Field(pattern=r"^(any|[0-9a-fA-F]{64})$")]
 
 
 class SettingsProblem(Exception):
@@ -156,6 +157,66 @@ class Settings(BaseSettings):
         None,
         description="YAML file of PACS peers and routes; `deploy/pacs.example.yaml` documents "
         "every option in it.",
+    )
+    dicom_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the DICOM Storage SCP; 0 takes a free one. Needs `pip install "
+        "'lazaret[pacs]'`. Default: none.",
+    )
+    dicom_host: str = Field("127.0.0.1", description="Address on which DICOM is received.")
+    dicom_ae_title: str = Field(
+        "LAZARET",
+        pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$",
+        description="The AE title that senders must call.",
+    )
+    dicom_callers: dict[str, Caller] = Field(
+        {},
+        description="AE titles that may send, each with the hex SHA-256 of its certificate (DER), "
+        "or `any` where the title alone is believed. Without any, every title may while "
+        "`dicom_host` is a loopback address. In the environment, as JSON.",
+    )
+    dicom_tls_certificate: Path | None = Field(
+        None, description="Certificate of the Storage SCP, PEM; with it, only TLS is spoken."
+    )
+    dicom_tls_key: Path | None = Field(
+        None, description="Its private key, PEM, if the certificate's file does not hold it."
+    )
+    dicom_tls_clients: Path | None = Field(
+        None,
+        description="Authorities of senders' certificates, PEM; with it, every sender must show "
+        "one.",
+    )
+    dicom_associations: int = Field(
+        64, gt=0, description="Most DICOM associations at once; the next is told to try again."
+    )
+    dicom_instance_bytes: int = Field(
+        512 * 2**20, gt=0, description="Largest instance that is received over DICOM, in bytes."
+    )
+    dicom_held_bytes: int = Field(
+        2**30,
+        gt=0,
+        description="Largest sum of the instances that are on their way in, in bytes; what does "
+        "not fit is aborted, and its sender tries again.",
+    )
+    dicom_idle_seconds: float = Field(
+        60.0, gt=0, description="Longest silence in an association, and of a PDU on its way."
+    )
+    dicom_flush: Literal["instance", "association"] = Field(
+        "instance",
+        description="What waits for the disk: `instance`, every acknowledgement; `association`, "
+        "only the answer to its release, which is faster and survives a killed process, but in a "
+        "power cut may lose what was acknowledged in the last moments.",
+    )
+    spool: Path = Field(
+        Path("lazaret-spool"), description="Folder of received instances until they are judged."
+    )
+    spool_reserve_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="Free space on the spool's disk that is never used: with less, nothing more "
+        "is received.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."

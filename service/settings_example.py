@@ -21,6 +21,7 @@ from service.settings import CONFIG_VARIABLE, Settings
 
 WIDTH = 96
 EXAMPLES = {
+    "dicom_callers": '{ CR_ROOM_1 = "any" }',
     "bundles": '["/srv/bundles/chest-xray"]',
     "api_keys": '{ pacs = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b" }',
     "policies": '{ chest-xray = { on_detector_failure = "closed", alphas = { flag = 0.02 } } }',

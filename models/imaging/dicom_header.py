@@ -83,6 +83,19 @@ def read(data: bytes, wanted: frozenset[int], limits: Limits = _DEFAULT_LIMITS) 
     return Header(syntax, elements, reader.pixels, reader.overlays)
 
 
+def read_head(
+    data: bytes, wanted: frozenset[int], last_group: int, limits: Limits = _DEFAULT_LIMITS
+) -> Elements:
+    """The ``wanted`` elements of the top level up to ``last_group``, of any object, image or not.
+    What lies beyond is not looked at. Raises as ``read``."""
+    start = 132 if data[128:132] == b"DICM" else 0
+    syntax, start = _transfer_syntax(data, start)
+    if syntax.uid == DEFLATED:
+        data, start = deflated.inflate(memoryview(data)[start:], limits), 0
+    reader = _Reader(data, wanted, len(data), last_group)
+    return reader.dataset(start, len(data), syntax.uid != IMPLICIT_LITTLE, 0)
+
+
 def item(sequence: Element, wanted: frozenset[int], index: int = 0) -> Elements:
     """The ``wanted`` elements of one of a sequence's items; empty where there is no such item."""
     reader = _Reader(sequence.value, wanted, len(sequence.value))

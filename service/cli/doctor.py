@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,8 @@ from rich.table import Table
 from detectors.bundle import Bundle, BundleProblem
 from models.engine import EngineProblem
 from service.auth import Auth
+from service.cli.doctor_pacs import examine_pacs
+from service.cli.finding import Finding
 from service.guard import onnx_engine
 from service.records import RecordsProblem, connect, migrate
 from service.server import bind
@@ -26,15 +27,6 @@ from service.settings import Settings, SettingsProblem
 EXAMPLE = "Example: lazaret doctor --bundle bundles/chest-xray"
 ENOUGH_MEMORY = 2 * 2**30
 """Serving one bundle takes about 300 MB; a large radiograph being decoded, some hundred more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. ``good`` is None for what is optional and absent."""
-
-    subject: str
-    good: bool | None
-    detail: str
 
 
 def doctor(
@@ -73,6 +65,7 @@ def examine(bundles: list[Path] | None) -> Iterator[Finding]:
     yield _try("access", lambda: _access(settings, keys))
     yield _try("database", lambda: _database(settings.database))
     yield _try("port", lambda: _port(settings.host, settings.port))
+    yield from examine_pacs(settings)
     if not settings.bundles:
         yield Finding("bundle", None, "give --bundle, or set LAZARET_BUNDLES")
     for path in settings.bundles:

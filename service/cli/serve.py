@@ -29,6 +29,9 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="Port for the inference protocol over gRPC.")
     ] = None,
+    dicom_port: Annotated[
+        int | None, typer.Option(help="Port on which to receive DICOM (C-STORE) as well.")
+    ] = None,
     database: Annotated[str | None, typer.Option(help="SQLAlchemy URL of the records.")] = None,
     provider: Annotated[
         str | None, typer.Option(help="What runs the graph: cpu, cuda or tensorrt.")
@@ -50,7 +53,8 @@ def serve(
     with told():
         settings = Settings.load(
             bundles=bundle or None, host=host, port=port, grpc_port=grpc_port,
-            database=database, provider=provider, workers=workers, log_level=log_level,
+            dicom_port=dicom_port, database=database, provider=provider, workers=workers,
+            log_level=log_level,
         )  # fmt: skip
         configure(settings.log_level)
         if settings.workers > 1:
@@ -67,6 +71,11 @@ def _serve_together(settings: Settings) -> int:
 
     if settings.grpc_port == 0:
         raise SettingsProblem("setting grpc_port: workers share a port, so name one other than 0")
+    if settings.dicom_port is not None:
+        raise SettingsProblem(
+            "setting dicom_port: one process receives DICOM; serve it with workers = 1, beside the "
+            "workers if need be, on the same database"
+        )
     with TemporaryDirectory(prefix="lazaret-metrics-") as folder:
         # prometheus_client decides when it is imported whether processes share their values.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder

@@ -47,7 +47,9 @@ REFUSAL = Label("reason", ("hash", "signature", "schema", "engine", "fixture", "
 CASE_STATE = Label("state", ("open", "claimed", "released", "confirmed", "expired"))
 REVIEW = Label("outcome", ("released", "confirmed", "expired"))
 DEATH = Label("cause", ("timeout", "memory", "signal"))
-STORED = Label("status", ("stored", "duplicate", "refused", "malformed", "full", "failed"))
+STORED = Label(
+    "status", ("stored", "not_image", "duplicate", "refused", "malformed", "full", "failed")
+)
 ASSOCIATION = Label("outcome", ("accepted", "rejected", "aborted"))
 REJECTION = Label(
     "reason",

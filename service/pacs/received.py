@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -58,7 +58,8 @@ class Received:
 
     def to_json(self) -> str:
         """One line of ASCII."""
-        return json.dumps({**asdict(self), "at": self.at.isoformat()}, separators=(",", ":"))
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps({**fields, "at": self.at.isoformat()}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Received:

@@ -248,6 +248,11 @@ class Spool:
         waiting, aside = counts.get(State.WAITING, (0, 0)), counts.get(State.ASIDE, (0, 0))
         return Held(waiting[0], aside[0], waiting[1] + aside[1], self.free_bytes())
 
+    def oldest_seconds(self) -> float:
+        """Age of what has waited longest; 0 when nothing waits."""
+        first = self._index.page(State.WAITING, 0, 1)
+        return max(0.0, time.time() - first[0].sequence / 1e9) if first else 0.0
+
     def forget(self, days: float) -> int:
         """Forget UIDs that were done this long ago; how many."""
         return self._index.forget(time.time() - days * 86400)
