@@ -71,6 +71,8 @@ class Sight:
         return self.incident is not None and (self.kind is not Kind.REPEAT or self.late)
 
 
+UNSEEN = Sight(Kind.NEW)
+"""Of an image that no history was asked about."""
 SENDERS = 64
 """Most senders that a cluster remembers."""
 

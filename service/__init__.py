@@ -10,6 +10,7 @@ The walk, one direction: ``body`` reads the bytes, ``diagnose`` takes them throu
 Inference Protocol, ``cases`` the held images, ``operations`` what operators poll. ``monitor`` looks
 again and again, beside the requests: ``drift`` (with ``drift_records``) at whether the false-alarm
 promise is kept.
+``query_history`` (with ``query_store``, ``query_store_redis``) links each image to those before it.
 ``auth``, ``admission`` and ``linger`` stand at the door; ``problems`` is every refusal;
 ``metrics`` and ``logs`` tell what happened without saying to whom. ``cli`` is the command line.
 

@@ -25,6 +25,7 @@ from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
 from service.metrics.catalogue import WORKERS
+from service.query_history import open_history
 from service.records import Records
 from service.settings import Settings, SettingsProblem
 from service.watches import Watches
@@ -54,6 +55,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         gateway_metrics.serves(guard)
     node = _pacs_node(settings, metrics)
     limits = Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels)
+    history = open_history(settings, metrics)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     watches = Watches(settings, guards, records, metrics, limits, decoders)
 
@@ -80,6 +82,8 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         for guard in guards.all:
             await asyncio.to_thread(guard.batcher.close)
         decoders.shutdown()
+        if history is not None:
+            await history.close()
         await asyncio.to_thread(records.close)
 
     app = FastAPI(
@@ -103,6 +107,8 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         request_bytes=settings.max_request_bytes,
         body_seconds=settings.body_seconds,
         decoders=decoders,
+        history=history,
+        response=settings.query_response,
     )
     app.include_router(endpoints.routes(gateway))
     app.include_router(batch.routes(gateway))

@@ -9,6 +9,10 @@ from typing import Literal
 
 from detectors.bundle import Alphas, CellLevels
 from detectors.calibrate import PValues
+from detectors.query_sequence import Sight
+
+Response = Literal["flag", "reject", "throttle", "silent", "off"]
+"""``query_response`` of the settings."""
 
 
 class Verdict(StrEnum):
@@ -26,6 +30,8 @@ class Route(StrEnum):
 
     ADVERSARIAL = "adversarial"
     QUALITY = "quality"
+    QUERY_ATTACK = "query_attack"
+    """It belongs to a series of queries that feel their way to a wrong diagnosis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,21 @@ def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
         if p.quality <= levels.quality:
             return Decision(Verdict.FLAG, Route.QUALITY, "quality p-value at or below its level")
     return Decision(Verdict.ACCEPT, None, "no p-value at or below a level")
+
+
+def with_history(decision: Decision, sight: Sight, response: Response) -> Decision:
+    """The decision on an image, given the queries before it. A verdict is never made milder.
+
+    Under ``silent`` this is what is recorded and held; the caller is told ``decision``.
+    """
+    if not sight.attack:
+        return decision
+    withheld = response in ("reject", "throttle") or decision.verdict is Verdict.REJECT
+    return Decision(
+        Verdict.REJECT if withheld else Verdict.FLAG,
+        Route.QUERY_ATTACK,
+        "part of a series of queries about one picture",
+    )
 
 
 def _unjudged(policy: Policy, reason: str) -> Decision:

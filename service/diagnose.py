@@ -11,15 +11,18 @@ from time import perf_counter
 import numpy as np
 
 from detectors.calibrate import PValues
+from detectors.query_sequence import UNSEEN, Sight
 from models.engine import Readings
 from models.imaging import Image, Limits, RenderingPolicy
 from models.imaging.bounds import check_size
 from models.imaging.decode import PNG, decode, digest
+from models.spec import ModelSpec
 from service.batcher import EngineLate, EngineRefused, EngineUnavailable, Outcome
 from service.body import Source, Upload
 from service.decide import Decision, decide
 from service.guard import Guard
 from service.problems import ServiceProblem
+from service.query_history import Mark, QueryHistory
 from service.question import Question, late
 
 RAW = "application/x-pixels"
@@ -49,6 +52,10 @@ class Timing:
         }
         return {name: round(seconds * 1000, 3) for name, seconds in stages.items()}
 
+    def decided(self, seconds: float) -> Timing:
+        """With so many more seconds of deciding."""
+        return replace(self, decide=self.decide + seconds, total=self.total + seconds)
+
     def recorded(self, seconds: float, total: float) -> Timing:
         """With the two that are known last."""
         return replace(self, record=seconds, total=total)
@@ -65,6 +72,10 @@ class Diagnosed:
     decision: Decision
     batch: int
     timing: Timing
+    mark: Mark | None = None
+    """For the query history; None where there is none or the image shows nothing."""
+    sight: Sight = UNSEEN
+    """What the query history says, once it has been asked."""
 
     @property
     def file_type(self) -> str:
@@ -79,12 +90,14 @@ async def diagnose(
     threads: Executor,
     question: Question,
     hold: Callable[[int], None] = lambda _: None,
+    history: QueryHistory | None = None,
 ) -> Diagnosed:
     """Judge one image.
 
     Args:
         threads: decode here, off the event loop.
         hold: told the bytes that the decoded image takes while it waits.
+        history: marks the image.
 
     Raises:
         ImageProblem: the file is no image that can be diagnosed.
@@ -92,8 +105,8 @@ async def diagnose(
     """
     started = perf_counter()
     loop = asyncio.get_running_loop()
-    image = await loop.run_in_executor(
-        threads, load, source, limits, guard.model.preprocessing.rendering
+    image, mark = await loop.run_in_executor(
+        threads, load_and_mark, source, limits, guard.model, history
     )
     if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
         hold(image.pixels.nbytes)
@@ -111,6 +124,7 @@ async def diagnose(
         p=p,
         decision=decision,
         batch=outcome.batch,
+        mark=mark,
         timing=Timing(
             decode=decoded - started,
             queue=outcome.queued,
@@ -119,6 +133,14 @@ async def diagnose(
             total=ended - started,
         ),
     )
+
+
+def load_and_mark(
+    source: Source, limits: Limits, model: ModelSpec, history: QueryHistory | None
+) -> tuple[Image, Mark | None]:
+    """The image, and what the history will know it by. Raises ``ImageProblem``."""
+    image = load(source, limits, model.preprocessing.rendering)
+    return image, None if history is None else history.mark(image, source, model)
 
 
 def load(source: Source, limits: Limits, rendering: RenderingPolicy) -> Image:

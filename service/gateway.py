@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
 import structlog
 
+from detectors.query_sequence import POINT
 from models.imaging import ImageProblem, Limits
 from models.imaging.encode import png
 from service.admission import Admission, Ticket
 from service.answers import Answer, answer, diagnosis, finite, guard_answer
 from service.auth import Auth
 from service.body import Source, Upload
+from service.decide import Response, with_history
 from service.diagnose import Diagnosed, Timing, diagnose
 from service.guard import Guard, Guards
 from service.metrics import GatewayMetrics
-from service.problems import ServiceProblem
+from service.problems import ServiceProblem, kind_of
+from service.query_history import QueryHistory
 from service.question import Question
 from service.records import NewCase, Record, Records, RecordsProblem
 
@@ -49,6 +52,9 @@ class Gateway:
     """Most bytes of a request of several images."""
     body_seconds: float
     decoders: Executor
+    history: QueryHistory | None
+    response: Response
+    """To an attack that the history sees."""
 
     async def judge(
         self, question: Question, guard: Guard, source: Source, ticket: Ticket
@@ -63,20 +69,66 @@ class Gateway:
         """
         received = perf_counter()
         try:
-            found = await diagnose(source, guard, self.limits, self.decoders, question, ticket.hold)
+            told = await diagnose(
+                source, guard, self.limits, self.decoders, question, ticket.hold, self.history
+            )
         except ImageProblem as problem:
             raise ServiceProblem.from_image(problem) from None
-        file = b""
-        if found.decision.held:
+        found = await self._with_history(question, told)
+        attack, silent = found.sight.attack, self.response == "silent"
+        file = None
+        # One incident a series. Where the attacker must not notice, what is held for another
+        # reason has its own case as ever.
+        if found.decision.held and (
+            not attack or found.sight.first or (silent and told.decision.held)
+        ):
             file = await self._as_file(source)
         record = record_of(question, guard, found, file)
+        if attack and self.response == "throttle":
+            record = replace(record, status=429, problem=kind_of(429))
         judged = perf_counter()
-        await self._write(record)
+        try:
+            await self._write(record)
+        except ServiceProblem:
+            if found.sight.first and self.history is not None:
+                await self.history.withdraw(found.sight)
+            raise
         now = perf_counter()
         timing = found.timing.recorded(now - judged, now - question.started)
+        if attack and self.response == "throttle":
+            raise self._throttled(question, record)
         self._tell(question, record, guard, found, timing, received - question.started)
-        case_id = record.case.case_id if record.case else None
-        return answer(record.request_id, guard, found, case_id, timing)
+        shown = replace(found, decision=told.decision) if silent else found
+        case_id = record.case_id if shown.decision.held else None
+        return answer(record.request_id, guard, shown, case_id, timing)
+
+    async def _with_history(self, question: Question, found: Diagnosed) -> Diagnosed:
+        """What the queries before this one make of it."""
+        if self.history is None or found.mark is None:
+            return found
+        started = perf_counter()
+        sight = await self.history.link(found.mark, found.p.predicted, question.client)
+        if sight.first:
+            self.metrics.incident("query_attack")
+        return replace(
+            found,
+            decision=with_history(found.decision, sight, self.response),
+            sight=sight,
+            timing=found.timing.decided(perf_counter() - started),
+        )
+
+    def _throttled(self, question: Question, record: Record) -> ServiceProblem:
+        """The recorded refusal of a query of an attack."""
+        problem = ServiceProblem(
+            429, "Too many questions about one picture. Ask again later, or about another."
+        )
+        problem.recorded = True
+        self.metrics.refused(question.interface, problem.status, problem.kind)
+        structlog.get_logger().warning(
+            "throttled", request_id=record.request_id, client=record.client, model=record.model,
+            route=record.route, pixels=record.pixels, case_id=record.case_id,
+        )  # fmt: skip
+        return problem
 
     async def judge_each(
         self, question: Question, guard: Guard, sources: Sequence[Source], ticket: Ticket
@@ -202,7 +254,7 @@ class Gateway:
             verdict=record.verdict,
             route=record.route,
             pixels=record.pixels,
-            case_id=record.case.case_id if record.case else None,
+            case_id=record.case_id,
             timing_ms=stages,
         )
 
@@ -212,26 +264,37 @@ def _overload(answered: Answer | ServiceProblem) -> bool:
     return isinstance(answered, ServiceProblem) and answered.status >= 500
 
 
-def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes) -> Record:
-    """What is kept of an answer; with a case that holds ``file`` when the image is held."""
+def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes | None) -> Record:
+    """What is kept of an answer; with a case that holds ``file`` if there is one."""
     said = diagnosis(guard, found)
     judged = guard_answer(guard, found, found.decision)
     detectors: list[dict[str, Any]] = [entry.model_dump() for entry in judged.detectors]
-    decision = found.decision
-    case = None
-    if decision.held:
+    decision, sight = found.decision, found.sight
+    case, case_id = None, sight.incident if sight.attack else None
+    if file is not None:
         assert decision.route is not None  # every held image has its reason
+        if case_id is None or not sight.first:
+            case_id = uuid4().hex
+        evidence: dict[str, Any] = {
+            "bundle": guard.bundle.digest,
+            "diagnosis": said.model_dump(),
+            "guard": judged.model_dump(),
+            "pixels": found.image.digest,
+            "decoding": list(found.image.notes),
+            "decoded": found.image.decoding.record(),
+        }
+        if sight.attack:
+            evidence["queries"] = {
+                "incident": sight.incident,
+                "images": sight.queries,
+                "flips": sight.flips,
+                "senders": sight.senders,
+                "evidence": round(sight.points / POINT, 2),
+            }
         case = NewCase(
-            case_id=uuid4().hex,
+            case_id=case_id,
             route=decision.route,
-            evidence={
-                "bundle": guard.bundle.digest,
-                "diagnosis": said.model_dump(),
-                "guard": judged.model_dump(),
-                "pixels": found.image.digest,
-                "decoding": list(found.image.notes),
-                "decoded": found.image.decoding.record(),
-            },
+            evidence=evidence,
             media_type=found.file_type,
             image=file,
         )
@@ -256,5 +319,6 @@ def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes) -
         decoding=found.image.decoding.fingerprint,
         media_type=found.image.media_type,
         timing_ms=found.timing.milliseconds(),
+        case_id=case_id,
         case=case,
     )

@@ -13,8 +13,8 @@ from models.imaging import ImageProblem
 from service.identity import request_id_of
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 1
-"""What ``Retry-After`` asks for: a full queue empties in about this long."""
+RETRY_SECONDS = {429: 60, 503: 1}
+"""What ``Retry-After`` asks for: a full queue empties in about a second."""
 
 TITLES = {
     400: ("malformed", "The request or its image is malformed"),
@@ -26,6 +26,7 @@ TITLES = {
     413: ("too-large", "The image is too large"),
     415: ("unsupported", "This kind of image is not supported"),
     422: ("unusable", "The request is well-formed but cannot be used"),
+    429: ("rate", "Too many requests"),
     500: ("internal", "The service failed"),
     503: ("unavailable", "The service cannot take this request now"),
     504: ("deadline", "The request's deadline passed"),
@@ -87,8 +88,8 @@ def problem_response(status: int, detail: str, request_id: str) -> Response:
     headers = {"X-Request-ID": request_id, "Cache-Control": "no-store"}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == 503:
-        headers["Retry-After"] = str(RETRY_SECONDS)
+    if status in RETRY_SECONDS:
+        headers["Retry-After"] = str(RETRY_SECONDS[status])
     return Response(
         document(status, detail, request_id).model_dump_json(),
         status_code=status,

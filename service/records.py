@@ -78,7 +78,10 @@ class Record:
     decoding: str | None = None
     media_type: str | None = None
     timing_ms: dict[str, float] | None = None
+    case_id: str | None = None
+    """The case that it belongs to: its own, or the incident of a series of queries."""
     case: NewCase | None = None
+    """That case, if this answer opens it."""
     rows: tuple[tuple[Table, dict[str, Any]], ...] = ()
     """Further rows that are committed with it or not at all."""
 
@@ -301,7 +304,7 @@ def _row(record: Record, at: datetime) -> dict[str, Any]:
         "decoding": record.decoding,
         "media_type": record.media_type,
         "timing_ms": record.timing_ms,
-        "case_id": None if record.case is None else record.case.case_id,
+        "case_id": record.case_id,
     }
 
 

@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from detectors.bundle import Alpha
+from service.decide import Response
 
 CONFIG_VARIABLE = "LAZARET_CONFIG"
 
@@ -218,6 +219,40 @@ class Settings(BaseSettings):
         description="Free space on the spool's disk that is never used: with less, nothing more "
         "is received.",
     )
+    query_response: Response = Field(
+        "flag",
+        description="What happens to the queries of an attack that the query history sees: `flag` "
+        "answers and marks them, `reject` withholds the diagnosis, `throttle` answers 429, "
+        "`silent` answers as if nothing had happened and holds them all the same, so that the "
+        "answer tells the attacker nothing, `off` keeps no history. See docs/query_history.md.",
+    )
+    query_history_images: int = Field(
+        1_000_000,
+        ge=1000,
+        le=50_000_000,
+        description="Most images remembered; a newer one takes the oldest one's place. About 140 "
+        "bytes each, of memory that is taken as it fills.",
+    )
+    query_history_hours: float = Field(
+        24.0, gt=0, le=24 * 90, description="How long an image is remembered."
+    )
+    query_known_senders: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="API clients and DICOM peers, by their configured names, that send variants of "
+        "their own images as a matter of course; those weigh a 32nd. In the environment, "
+        "separated by commas.",
+    )
+    query_secret_file: Path | None = Field(
+        None,
+        description="File of the secret that fixes the history's fingerprints, made if absent. "
+        "Needed with `redis`, the same on all replicas; without either it lives as long as the "
+        "process.",
+    )
+    redis: SecretStr | None = Field(
+        None,
+        description="URL of the Redis through which replicas share the query history: "
+        "`redis://:PASSWORD@HOST:6379/0`, `rediss://` with TLS. Default: each process has its own.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
@@ -241,7 +276,7 @@ class Settings(BaseSettings):
         30.0, gt=0, description="After SIGTERM, longest time to answer what was taken."
     )
 
-    @field_validator("bundles", mode="before")
+    @field_validator("bundles", "query_known_senders", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value

@@ -78,7 +78,7 @@ class GatewayMetrics:
         if decision.bypass:
             metrics.count(c.BYPASSES, model)
         names = [entry.name for entry in guard.bundle.manifest.detectors]
-        if decision.held:
+        if decision.held and decision.route is not Route.QUERY_ATTACK:
             metrics.count(c.DECISIVE, model, decisive(decision, p, names))
         for name, value in (
             (FUSED, p.fused), (QUALITY, p.quality), *zip(names, p.detectors, strict=True),
@@ -99,6 +99,10 @@ class GatewayMetrics:
         self.metrics.count(c.REQUESTS, interface, outcome_of(status, shed))
         if shed is not None:
             self.metrics.count(c.SHED, shed)
+
+    def incident(self, kind: str) -> None:
+        """Count one incident raised."""
+        self.metrics.count(c.INCIDENTS, kind)
 
     def not_recorded(self) -> None:
         """Count one answer that could not be recorded."""
