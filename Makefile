@@ -71,6 +71,7 @@ docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.metrics > docs/metrics.md
 	$(BIN)/python -m service.settings_example > deploy/lazaret.example.toml
 	$(BIN)/python -m deploy.prometheus_rule > deploy/kubernetes/components/monitoring/prometheusrule.yaml
+	$(BIN)/python -m deploy.grafana
 	$(BIN)/python -m attacks.catalogue > docs/attack_list.md
 	$(BIN)/python -m detectors.evaluation_schema > docs/evaluation.schema.json
 

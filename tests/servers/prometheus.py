@@ -15,6 +15,9 @@ import pytest
 
 from servers.process import free_port, program, running
 
+CLIENT = httpx.Client(timeout=30)
+"""One for all: making one costs more than a query."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
@@ -62,7 +65,7 @@ class Prometheus:
         return [exemplar for one in series for exemplar in one["exemplars"]]
 
     def _get(self, path: str, parameters: dict[str, Any]) -> Any:
-        response = httpx.get(f"{self.url}/api/v1/{path}", params=parameters)
+        response = CLIENT.get(f"{self.url}/api/v1/{path}", params=parameters)
         answer = response.json()
         assert answer["status"] == "success", answer
         return answer["data"]
