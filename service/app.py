@@ -116,6 +116,10 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     app.include_router(cases.routes(records, auth))
     app.include_router(operations.routes(guards, metrics, auth))
     app.include_router(drift_routes(watches.drift, auth))
+    if node is not None and settings.dicomweb:
+        from service.pacs import stow
+
+        app.include_router(stow.routes(node, auth, admission, settings))
     return app
 
 
@@ -136,7 +140,7 @@ async def _grpc(gateway: Gateway, settings: Settings) -> AsyncIterator[None]:
 
 def _pacs_node(settings: Settings, metrics: Metrics) -> Node | None:
     """The PACS node, where the settings ask for one. Raises ``SettingsProblem``."""
-    if settings.dicom_port is None:
+    if settings.dicom_port is None and not settings.dicomweb:
         return None
     from service.pacs.node import Node
 

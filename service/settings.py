@@ -210,6 +210,11 @@ class Settings(BaseSettings):
         "only the answer to its release, which is faster and survives a killed process, but in a "
         "power cut may lose what was acknowledged in the last moments.",
     )
+    dicomweb: bool = Field(
+        False,
+        description="Receive DICOM over HTTP as well: STOW-RS at `/dicomweb/studies`. Needs `pip "
+        "install 'lazaret[pacs]'`.",
+    )
     spool: Path = Field(
         Path("lazaret-spool"), description="Folder of received instances until they are judged."
     )

@@ -172,9 +172,15 @@ def _media_type(data: bytes, claim: str | None) -> str:
     return found
 
 
+def is_second_kind(preamble: bytes) -> bool:
+    """Whether a DICOM preamble (PS3.10 section 7.1) begins as a program, an archive or another
+    image does. The standard allows it; here it is a second face of one file."""
+    return preamble.startswith(_EXECUTABLE)
+
+
 def _sniff(data: bytes) -> str | None:
     if data[128:132] == b"DICM":
-        if data.startswith(_EXECUTABLE):
+        if is_second_kind(data[:128]):
             raise ImageProblem(
                 Problem.MALFORMED,
                 "The file's DICOM preamble makes it a second kind of file as well (a program, an "

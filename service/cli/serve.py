@@ -71,10 +71,10 @@ def _serve_together(settings: Settings) -> int:
 
     if settings.grpc_port == 0:
         raise SettingsProblem("setting grpc_port: workers share a port, so name one other than 0")
-    if settings.dicom_port is not None:
+    if settings.dicom_port is not None or settings.dicomweb:
         raise SettingsProblem(
-            "setting dicom_port: one process receives DICOM; serve it with workers = 1, beside the "
-            "workers if need be, on the same database"
+            "settings dicom_port and dicomweb: one process receives DICOM; serve it with "
+            "workers = 1, beside the workers if need be, on the same database"
         )
     with TemporaryDirectory(prefix="lazaret-metrics-") as folder:
         # prometheus_client decides when it is imported whether processes share their values.

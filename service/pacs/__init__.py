@@ -1,6 +1,7 @@
 """The PACS side: instances come in as hospitals send them, and none that was acknowledged is lost.
 
-The walk in: ``receiver`` (C-STORE) is given a data set, ``take_in`` reads its ``object_identity``,
+The walk in: ``receiver`` (C-STORE), ``stow`` (STOW-RS, its body through ``multipart``) or ``pull``
+(WADO-RS) is given a data set, ``take_in`` reads its ``object_identity``,
 checks it and puts it, as received, into the ``spool``. Whoever judges takes from there with
 ``Spool.waiting``, and says ``done`` once its own record is durable. ``node`` makes all of it from
 the settings.

@@ -24,8 +24,12 @@ class Node:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        if find_spec("pynetdicom") is None:
+            raise SettingsProblem(
+                "settings dicom_port and dicomweb: DICOM needs `pip install 'lazaret[pacs]'`"
+            )
         callers = _callers(settings)
-        self.tally = Tally(metrics, callers.titles)
+        self.tally = Tally(metrics, [*callers.titles, *settings.keys()])
         try:
             self.spool = Spool(
                 settings.spool,
@@ -67,8 +71,6 @@ def _callers(settings: Settings) -> Callers:
 def _receiver(settings: Settings, callers: Callers, spool: Spool, tally: Tally) -> Receiver | None:
     if settings.dicom_port is None:
         return None
-    if find_spec("pynetdicom") is None:
-        raise SettingsProblem("setting dicom_port: DICOM needs `pip install 'lazaret[pacs]'`")
     from service.pacs.link import LinkLimits
     from service.pacs.receiver import Receiver, ReceiverConfig
     from service.pacs.tls import server_context

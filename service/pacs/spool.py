@@ -181,6 +181,7 @@ class Spool:
         try:
             known = self._known(key, received)
             if known is not None:
+                self._flush_again(known, sync)
                 return Added(known, new=False)
             if self.free_bytes() < size:
                 raise SpoolFull("the disk of the spool is nearly full")
@@ -209,6 +210,10 @@ class Spool:
     def set_aside_entries(self) -> Iterator[Entry]:
         """What was set aside, in order of arrival."""
         return self._all(State.ASIDE, 0)
+
+    def seen(self, sop_instance: str) -> bool:
+        """Whether any instance of this UID is in the spool or was."""
+        return self._index.seen(hashlib.sha256(sop_instance.encode()).hexdigest())
 
     def wait(self, after: int, seconds: float) -> bool:
         """Whether something waits behind ``after``; wait for it at most this long."""
@@ -266,6 +271,17 @@ class Spool:
             return entry
         self._index.drop(key)  # somebody removed its file: take it as new
         return None
+
+    def _flush_again(self, entry: Entry, sync: Callable[[int], None] | None) -> None:
+        """Whoever brought it first may not have flushed it yet."""
+        with suppress(FileNotFoundError):  # it is done with
+            file = os.open(entry.path, os.O_RDONLY)
+            if sync is not None:
+                sync(file)
+                return
+            os.fsync(file)
+            os.close(file)
+            self.sync_folder()
 
     def _move(self, entry: Entry, state: State, reason: str | None) -> None:
         try:

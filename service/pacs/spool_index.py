@@ -128,6 +128,11 @@ class Index:
         """Every row of a UID, newest first, inside ``writing``."""
         return _rows(self._quick, "WHERE uid = ? ORDER BY sequence DESC", (uid,))
 
+    def seen(self, uid: str) -> bool:
+        """Whether a UID has a row."""
+        with self._lock:
+            return bool(_rows(self._quick, "WHERE uid = ? LIMIT 1", (uid,)))
+
     def find(self, key: str) -> Row | None:
         """One row."""
         with self._lock:

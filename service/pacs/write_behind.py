@@ -17,6 +17,34 @@ MOST_BEHIND = 32
 """Files that may be unflushed; the next one waits."""
 
 
+class Together:
+    """Files of one request, flushed together before it is answered."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._files: list[int] = []
+
+    def hand(self, file: int) -> None:
+        """Take over an open, renamed file."""
+        self._files.append(file)
+        if len(self._files) >= MOST_BEHIND:
+            self.flush()
+
+    def flush(self) -> None:
+        """Return once all of them are on the disk. Raises ``SpoolProblem``."""
+        files, self._files = self._files, []
+        try:
+            for file in files:
+                os.fsync(file)
+            if files:
+                self._spool.sync_folder()
+        except OSError:
+            raise SpoolProblem("the disk of the spool does not take what it is given") from None
+        finally:
+            for file in files:
+                os.close(file)
+
+
 class WriteBehind:
     """One thread that flushes what it is handed, as fast as the disk takes it."""
 
