@@ -151,7 +151,9 @@ class Instance:
                 frame, layout.rows * layout.columns, layout.samples, layout.allocated // 8
             )
             if layout.allocated == 16:
-                wide = np.frombuffer(np.ascontiguousarray(planes[0].T), ">u2").astype(np.uint16)
+                wide = planes[0, 0].astype(np.uint16)
+                wide <<= 8
+                wide |= planes[0, 1]
                 return wide.reshape(shape)
             return planes[:, 0].T.reshape(shape)
         found, said = codecs.decode(
@@ -201,8 +203,7 @@ class Instance:
         notes += suspicion.polarity(values, monochrome1)
         if not grayscale.shows_range(values, self.policy):
             notes += suspicion.window(indices, table)
-        # every index is inside by now, and "clip" spares the check
-        return table.take(indices, mode="clip"), table
+        return grayscale.through(table, indices), table
 
     def _looked_up(self, values: Values, stored: Stored, notes: list[str]) -> Pixels:
         indices = self._indices(stored, notes)[..., 0].astype(np.int32)

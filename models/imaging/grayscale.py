@@ -34,6 +34,7 @@ WANTED: Final = frozenset(
 
 Curve = npt.NDArray[np.float64]
 _DEFAULT: Final = RenderingPolicy()
+_BLOCK: Final = 32_768
 
 
 def display_table(
@@ -70,6 +71,19 @@ def display_table(
             shown[(stored >= first) & (stored <= last)] = 0
             notes.append("padding shown black")
     return shown.astype(np.uint8), notes
+
+
+def through(
+    table: npt.NDArray[np.uint8], stored: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+) -> npt.NDArray[np.uint8]:
+    """``table[stored]``, for values that all are inside the table."""
+    flat = stored.reshape(-1)
+    shown = np.empty(flat.size, np.uint8)
+    # a block at a time: numpy widens the indices to 64 bits, and a block of those fits the cache
+    for start in range(0, flat.size, _BLOCK):
+        end = start + _BLOCK
+        table.take(flat[start:end], out=shown[start:end], mode="clip")
+    return shown.reshape(stored.shape)
 
 
 def shows_range(values: Values, policy: RenderingPolicy) -> bool:
