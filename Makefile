@@ -58,6 +58,7 @@ evaluate-smoke: $(VENV)/.dev ## fail when the phantom guard lets more by than at
 bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (needs $$LAZARET_DATA; an hour)
 	$(BIN)/python benchmarks/guard_cost.py --bundle $(RUN)/chest-xray --out docs/results/guard_cost.md
 	$(BIN)/python benchmarks/attack_speed.py --out docs/results/attack_speed.md
+	$(BIN)/python benchmarks/dicom_render.py --out docs/results/dicom_render.md
 	rm -rf $(RUN)/nine-findings
 	$(BIN)/python benchmarks/nine_findings.py --data $(LAZARET_DATA) --out $(RUN)/nine-findings
 	$(BIN)/lazaret phantom dataset --out $(RUN)/bench-phantoms --images 2000 --size 128

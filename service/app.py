@@ -7,6 +7,7 @@ import importlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from service.guard import LoadEngine, onnx_engine, open_guards
 from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
-from service.metrics.catalogue import WORKERS
+from service.metrics.catalogue import DECODER_DEATHS, WORKERS
 from service.query_history import open_history
 from service.records import Records
 from service.settings import Settings, SettingsProblem
@@ -62,7 +63,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         records.start()
-        decoders.submit(_load_decoders)
+        decoders.submit(_load_decoders, metrics)
         for guard in guards.all:
             if guard.unguarded_classes:
                 structlog.get_logger().warning(
@@ -171,11 +172,12 @@ def load_late() -> None:
         importlib.import_module(name)
 
 
-def _load_decoders() -> None:
+def _load_decoders(metrics: Metrics) -> None:
     """Import what ``models.imaging.decode`` imports late, and start a process for compressed
     DICOM, so that no request pays for it."""
     for name in ("raster", "dicom"):
         importlib.import_module(f"models.imaging.{name}")
     from models.imaging import codec_pool
 
+    codec_pool.shared().on_death = partial(metrics.count, DECODER_DEATHS)
     codec_pool.shared().warm()

@@ -12,7 +12,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import LifoQueue
@@ -64,8 +64,8 @@ class CodecPool:
     """
 
     def __init__(self, size: int, seconds: float = 10.0) -> None:
-        self.deaths: Counter[str] = Counter()
-        """How many processes died, by cause."""
+        self.on_death: Callable[[str], None] = lambda _: None
+        """Told the cause of each death: ``timeout`` or ``signal``."""
         self._seconds = seconds
         self._slots: LifoQueue[_Child | None] = LifoQueue()
         for _ in range(size):
@@ -86,7 +86,7 @@ class CodecPool:
             child = child or _Child()
             return child.decode(frame, self._seconds)
         except _Died as death:
-            self.deaths[death.cause] += 1
+            self.on_death(death.cause)
             assert child is not None  # only a child dies
             child.close()
             child = _Child()  # warm again before the next frame comes

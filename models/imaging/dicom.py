@@ -6,7 +6,6 @@ once as a table of at most 65,536 entries, and no header can make it cost more.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final, Self
@@ -92,9 +91,9 @@ class Instance:
         values = functional_groups.of_frame(self.values, index)
         notes: list[str] = []
         stored = self._stored(index, notes)
-        table: npt.NDArray[np.uint8] | None = None
+        display: str | None = None
         if layout.monochrome:
-            pixels, table = self._shown(values, stored, notes)
+            pixels, display = self._shown(values, stored, notes)
         elif layout.photometric == "PALETTE COLOR":
             pixels = self._looked_up(values, stored, notes)
         else:
@@ -112,17 +111,15 @@ class Instance:
             notes.append("ICC profile not applied")
         if self._lossy:
             notes.append("lossy compression")
-        return pixels, tuple(notes), self._decoding(values, index, table)
+        return pixels, tuple(notes), self._decoding(values, index, display)
 
-    def _decoding(
-        self, values: Values, index: int, table: npt.NDArray[np.uint8] | None
-    ) -> Decoding:
+    def _decoding(self, values: Values, index: int, display: str | None) -> Decoding:
         syntax = self.header.syntax
         return Decoding(
             decoder=codecs.decoder_name(syntax.codec),
             transfer_syntax=syntax.uid,
             policy=self.policy.model_dump_json(),
-            display=None if table is None else f"sha256:{hashlib.sha256(table.data).hexdigest()}",
+            display=display,
             lossy=self._lossy,
             frame=index,
             frames=self.layout.frames,
@@ -151,7 +148,7 @@ class Instance:
                 frame, layout.rows * layout.columns, layout.samples, layout.allocated // 8
             )
             if layout.allocated == 16:
-                wide = planes[0, 0].astype(np.uint16)
+                wide: npt.NDArray[np.uint16] = planes[0, 0].astype(np.uint16)
                 wide <<= 8
                 wide |= planes[0, 1]
                 return wide.reshape(shape)
@@ -187,23 +184,30 @@ class Instance:
             notes.append("unused high bits masked")
         return stored & stored.dtype.type(largest)
 
-    def _shown(
-        self, values: Values, stored: Stored, notes: list[str]
-    ) -> tuple[Pixels, npt.NDArray[np.uint8]]:
+    def _shown(self, values: Values, stored: Stored, notes: list[str]) -> tuple[Pixels, str]:
         layout, monochrome1 = self.layout, self.layout.photometric == "MONOCHROME1"
         masked: list[str] = []
         indices = self._indices(stored, masked)
-        # lossy coding blurs padding into the values around it, on both sides
-        padded = not self._lossy and grayscale.padding_range(values, layout.signed) is not None
-        used = _extremes(indices, layout.stored, layout.signed) if padded else None
-        table, said = grayscale.display_table(
-            values, layout.stored, layout.signed, monochrome1, self.policy, used
-        )
-        notes += said + masked
+        found = grayscale.display(
+            values, layout.stored, layout.signed, monochrome1, self.policy,
+            self._padding_inside(values, indices),
+        )  # fmt: skip
+        notes += [*found.notes, *masked]
         notes += suspicion.polarity(values, monochrome1)
         if not grayscale.shows_range(values, self.policy):
-            notes += suspicion.window(indices, table)
-        return grayscale.through(table, indices), table
+            notes += suspicion.window(indices, found.table)
+        return grayscale.through(found.table, indices), found.digest
+
+    def _padding_inside(self, values: Values, indices: Stored) -> bool:
+        """Whether some pixels are below and some above those that are padding."""
+        # lossy coding blurs padding into the values around it, on both sides
+        if self._lossy:
+            return False
+        padding = grayscale.padding_range(values, self.layout.signed)
+        if padding is None:
+            return False
+        low, high = _extremes(indices, self.layout.stored, self.layout.signed)
+        return low < padding[0] and padding[1] < high
 
     def _looked_up(self, values: Values, stored: Stored, notes: list[str]) -> Pixels:
         indices = self._indices(stored, notes)[..., 0].astype(np.int32)

@@ -8,12 +8,15 @@ and maximum of the pixels would let a single pixel set the contrast.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from models.imaging.dicom_header import item
+from models.imaging.dicom_header import Element, item
 from models.imaging.dicom_values import Values, unusable
 from models.imaging.image import SUSPECT
 from models.imaging.rendering import RenderingPolicy, Window
@@ -37,20 +40,54 @@ _DEFAULT: Final = RenderingPolicy()
 _BLOCK: Final = 32_768
 
 
-def display_table(
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What each stored value is shown as."""
+
+    table: npt.NDArray[np.uint8]
+    """``uint8[2**stored_bits]``, read-only, indexed by the stored bits read as unsigned."""
+    notes: tuple[str, ...]
+    digest: str
+    """``sha256:`` over the table."""
+
+
+def display(
     values: Values,
     stored_bits: int,
     signed: bool,
     monochrome1: bool,
     policy: RenderingPolicy = _DEFAULT,
-    used: tuple[int, int] | None = None,
-) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """``uint8[2**stored_bits]``, indexed by the stored bits read as unsigned, and notes.
+    padding_inside: bool = False,
+) -> Display:
+    """The table for these values; the last few are kept, for the slices of a series share one.
 
     Args:
-        used: the lowest and highest stored value in the image, if known. Padding lies outside
-            the values of a picture (PS3.3 section C.7.5.1.1.2); what lies inside is shown.
+        padding_inside: whether the image has values below and above those that are padding. Padding
+            lies outside the values of a picture (PS3.3 section C.7.5.1.1.2), so these are shown.
     """
+    elements = tuple((tag, found) for tag in WANTED if (found := values.element(tag)) is not None)
+    return _display(elements, stored_bits, signed, monochrome1, policy, padding_inside)
+
+
+def display_table(
+    values: Values, stored_bits: int, signed: bool, monochrome1: bool
+) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """``uint8[2**stored_bits]``, indexed by the stored bits read as unsigned, and notes: by the
+    default policy."""
+    found = display(values, stored_bits, signed, monochrome1)
+    return found.table.copy(), list(found.notes)
+
+
+@lru_cache(maxsize=32)  # a table has at most 64 KiB, and its lookup tables 128 KiB each
+def _display(
+    elements: tuple[tuple[int, Element], ...],
+    stored_bits: int,
+    signed: bool,
+    monochrome1: bool,
+    policy: RenderingPolicy,
+    padding_inside: bool,
+) -> Display:
+    values = Values(dict(elements))
     notes: list[str] = []
     stored = np.arange(2**stored_bits, dtype=np.int64)
     if signed:
@@ -61,16 +98,16 @@ def display_table(
         shown = 255 - shown
         notes.append("inverted MONOCHROME1" if monochrome1 else "inverted presentation LUT")
     padding = padding_range(values, signed)
-    if padding is not None:
-        first, last = padding
-        if used is not None and used[0] < first and last < used[1]:
-            notes.append(f"{SUSPECT}padding lies among the picture's values and is shown")
-        elif policy.padding == "shown":
-            notes.append("padding shown as stored")
-        else:
-            shown[(stored >= first) & (stored <= last)] = 0
-            notes.append("padding shown black")
-    return shown.astype(np.uint8), notes
+    if padding is not None and padding_inside:
+        notes.append(f"{SUSPECT}padding lies among the picture's values and is shown")
+    elif padding is not None and policy.padding == "shown":
+        notes.append("padding shown as stored")
+    elif padding is not None:
+        shown[(stored >= padding[0]) & (stored <= padding[1])] = 0
+        notes.append("padding shown black")
+    table = shown.astype(np.uint8)
+    table.flags.writeable = False
+    return Display(table, tuple(notes), f"sha256:{hashlib.sha256(table.data).hexdigest()}")
 
 
 def through(

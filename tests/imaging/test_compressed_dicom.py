@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_files import GRAY, TWELVE, compressed, edited, refused, rounded, shown
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from models.imaging import Problem, codestream, encode
+from models.imaging import ImageProblem, Problem, codestream, encode
 from models.imaging.codecs import decoder_name
 from models.imaging.decode import decode
 from models.imaging.transfer_syntax import (
@@ -222,3 +224,32 @@ def test_a_codestreams_header_is_read_without_decoding() -> None:
     syntax = TRANSFER_SYNTAXES[JPEG_2000_LOSSLESS]
     found = codestream.read(jpeg2k(BIG, reversible=True), syntax)
     assert (found.rows, found.columns, found.samples, found.signed) == (64, 80, 1, False)
+
+
+SEEDS = (
+    (JPEG_2000, jpeg2k(BIG[:24, :32], reversible=True), TWELVE),
+    (HTJ2K, htj2k(BIG[:24, :32]), TWELVE),
+    (JPEG_LS_LOSSLESS, jpegls(BIG[:24, :32]), TWELVE),
+    (JPEG_LOSSLESS, lossless(BIG[:24, :32]), TWELVE),
+    (JPEG_BASELINE, baseline(COLOUR), COLOUR),
+)
+
+
+@settings(max_examples=80, deadline=10_000, suppress_health_check=list(HealthCheck))
+@given(
+    seed=st.sampled_from(SEEDS),
+    edits=st.lists(st.tuples(st.integers(0, 2**12), st.binary(min_size=1, max_size=4)), max_size=4),
+)
+def test_a_mutated_codestream_gives_an_image_or_a_typed_refusal(
+    seed: tuple[str, bytes, Any], edits: list[tuple[int, bytes]]
+) -> None:
+    syntax, stream, pixels = seed
+    mutated = bytearray(stream)
+    for at, patch in edits:
+        mutated[at % len(stream) : at % len(stream) + len(patch)] = patch
+    under = edited() if pixels is TWELVE else encode.dicom(pixels)
+    try:
+        image = decode(compressed(under, syntax, bytes(mutated)))
+    except ImageProblem:
+        return
+    assert image.pixels.shape[:2] == (24, 32)
