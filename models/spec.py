@@ -51,7 +51,7 @@ class Preprocessing(BaseModel):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.25,)
     rendering: RenderingPolicy = RenderingPolicy()
-    """How DICOM is decoded for it, before the graph."""
+    """How files are decoded for it, before the graph."""
 
     @model_serializer(mode="wrap")
     def _unsaid_is_default(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -74,6 +74,20 @@ class Preprocessing(BaseModel):
             sides = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
             if self.crop[0] > sides[0] or self.crop[1] > sides[1]:
                 raise ValueError(f"crop {self.crop} is larger than the resized image {sides}")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_of_a_jpeg(self) -> Self:
+        least = self.rendering.jpeg
+        if least is None:
+            return self
+        if self.resize is None:
+            raise ValueError("without a resize, a JPEG decoded to a smaller size would be cropped")
+        wanted = self.resize if isinstance(self.resize, tuple) else (self.resize, self.resize)
+        if least[0] < wanted[0] or least[1] < wanted[1]:
+            raise ValueError(
+                f"rendering.jpeg {least} has fewer pixels than the model is shown, {wanted}"
+            )
         return self
 
     @property

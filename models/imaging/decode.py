@@ -43,7 +43,7 @@ def decode(
             an image type that the bytes are not is refused. Only ``application/dicom`` admits
             DICOM without its preamble, which has no magic bytes.
         limits: bounds, checked on headers before any pixel is decoded.
-        policy: how the model wants DICOM shown.
+        policy: how the model wants files shown.
         frame: which frame of a multi-frame DICOM object, from 0. None: the only one; an object
             that has several is refused. ``decode_frames`` gives one after the other.
 
@@ -53,7 +53,7 @@ def decode(
     media_type = _admit(data, declared, limits)
     with _nothing_but_problems():
         if media_type != DICOM:
-            return _raster(media_type, data, limits)
+            return _raster(media_type, data, limits, policy)
         from models.imaging import dicom
 
         instance = dicom.Instance.open(data, limits, policy)
@@ -140,11 +140,14 @@ def digest(pixels: npt.NDArray[np.uint8]) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
-def _raster(media_type: str, data: bytes, limits: Limits) -> Image:
+def _raster(media_type: str, data: bytes, limits: Limits, policy: RenderingPolicy) -> Image:
     from models.imaging import raster
 
-    read = raster.decode_png if media_type == PNG else raster.decode_jpeg
-    pixels, notes = read(data, limits)
+    pixels, notes = (
+        raster.decode_png(data, limits)
+        if media_type == PNG
+        else raster.decode_jpeg(data, limits, policy.jpeg)
+    )
     decoding = Decoding(decoder=raster.decoder_name(), lossy=media_type == JPEG)
     return _image(media_type, pixels, notes, decoding)
 

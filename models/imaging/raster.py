@@ -58,9 +58,15 @@ def decode_png(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:
     return pixels, tuple(notes)
 
 
-def decode_jpeg(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:
-    """``uint8[H, W, C]`` and notes, at full resolution, upright by its EXIF orientation. CMYK is
-    refused: without its profile the colours, and so the pixels, would be a guess."""
+def decode_jpeg(
+    data: bytes, limits: Limits, least: tuple[int, int] | None = None
+) -> tuple[Pixels, tuple[str, ...]]:
+    """``uint8[H, W, C]`` and notes, upright by its EXIF orientation. CMYK is refused: without its
+    profile the colours, and so the pixels, would be a guess.
+
+    Args:
+        least: rows and columns, as ``RenderingPolicy.jpeg``; full resolution if None.
+    """
     if data.count(b"\xff\xda") > _MOST_SCANS:
         raise ImageProblem(
             Problem.UNUSABLE,
@@ -77,10 +83,25 @@ def decode_jpeg(data: bytes, limits: Limits) -> tuple[Pixels, tuple[str, ...]]:
                 Problem.UNUSABLE,
                 "The JPEG is in CMYK, whose gray values are undefined. Save it as gray or RGB.",
             )
-        file.load()
         notes: list[str] = []
+        if least is not None:
+            _reduce(file, least, notes)
+        file.load()
         pixels = _upright(file, _from_samples(np.asarray(file), notes), notes)
     return pixels, tuple(notes)
+
+
+def _reduce(file: Pillow.Image, least: tuple[int, int], notes: list[str]) -> None:
+    """Let libjpeg decode at a fraction of the size that still has ``least`` rows and columns."""
+    turned = file.getexif().get(_ORIENTATION, 1) >= 5
+    rows, columns = least[::-1] if turned else least
+    width, height = file.size
+    for part in (8, 4, 2):
+        # libjpeg rounds the reduced size up; reduced once, an image is then not reduced again
+        if -(-width // part) >= columns and -(-height // part) >= rows:
+            file.draft(file.mode, (width // part, height // part))
+            notes.append(f"decoded at 1/{part} of its size")
+            return
 
 
 def _open(data: bytes, name: str, limits: Limits) -> Pillow.Image:

@@ -16,6 +16,9 @@ Photometric = Literal[
 ]  # fmt: skip
 
 
+Side = Annotated[int, Field(ge=16, le=4096)]
+
+
 class Window(BaseModel):
     """A window of the model's own, in units after the modality LUT: Hounsfield units for CT.
 
@@ -30,7 +33,7 @@ class Window(BaseModel):
 
 
 class RenderingPolicy(BaseModel):
-    """What is shown of a DICOM image. The default takes the file's word."""
+    """What is shown of a file. The default takes a DICOM file's word and all of a JPEG's pixels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,3 +47,7 @@ class RenderingPolicy(BaseModel):
     photometric: tuple[Photometric, ...] | None = None
     """Photometric interpretations that are accepted; None accepts all that are read. A site
     whose devices only write MONOCHROME2 says so, and a flipped tag is refused."""
+    jpeg: tuple[Side, Side] | None = None
+    """``(rows, columns)``: a JPEG file is decoded straight to the smallest of 1/1, 1/2, 1/4 and 1/8
+    of its size that has at least so many (libjpeg's scaled DCT). None: at its full size. Another
+    function of the file, several times cheaper: the guard is fitted on what it gives."""
