@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench docs secrets rehearse-image sbom protocol clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-serving docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -66,6 +66,14 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 		--page docs/results/attacks_two_classes.md
 	$(BIN)/python -m benchmarks.agreement --model $(RUN)/nine-findings/model \
 		--data $(RUN)/nine-findings/data --images 50 --page docs/results/attacks_nine_classes.md
+
+# each peer in an environment of its own: their dependencies contradict one another and ours
+bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (installs them; half an hour)
+	for peer in litserve mosec mlserver bentoml kserve 'ray[serve]' 'fastapi uvicorn uvloop httptools'; do \
+		name=$$(echo $$peer | sed 's/\[.*//; s/ .*//; s/fastapi/plain/'); \
+		test -d $(RUN)/peers/$$name || { $(PYTHON) -m venv $(RUN)/peers/$$name && \
+		$(RUN)/peers/$$name/bin/pip install -q $$peer onnxruntime pillow numpy python-multipart; }; done
+	$(BIN)/python -m benchmarks.serving --out docs/results/serving.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md

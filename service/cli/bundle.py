@@ -14,12 +14,13 @@ from detectors.bundle import Bundle
 from detectors.calibrate import images_needed
 from detectors.canaries import canaries_of, check
 from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
-from service.cli import bundle_canaries
+from service.cli import bundle_canaries, bundle_export
 from service.cli.sentence import refuse, told
 from service.guard import onnx_engine
 from service.settings import Settings
 
 app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
+app.command("export", epilog=bundle_export.EXAMPLE)(bundle_export.export)
 
 Folder = Annotated[Path, typer.Argument(help="The bundle folder.")]
 

@@ -1,0 +1,1 @@
+"""Lazaret beside other model servers; see ``__main__``."""
