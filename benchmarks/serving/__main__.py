@@ -156,7 +156,8 @@ def write(
         "# Serving beside other servers",
         "",
         f"`python -m benchmarks.serving --rounds {arguments.rounds} "
-        f"--seconds {arguments.seconds:g}` (`make bench-serving`); {describe()}. Load average of the machine during the run: "
+        f"--seconds {arguments.seconds:g}` (`make bench-serving`); {describe()}. "
+        "Load average of the machine during the run: "
         f"{min(busy):.1f} to {max(busy):.1f} on {os.cpu_count()} cores, of which this benchmark "
         "itself makes about two to four.",
         "",
@@ -183,8 +184,8 @@ def write(
     wrong = sum(found.failures for all_ in loads.values() for found in all_)
     lines += [
         "",
-        f"Answers other than 200 in all loads: {wrong}. `ready s`: from start to the first answered "
-        "request. Memory is proportional set size after the loads, all processes together. Import "
+        f"Answers other than 200 in all loads: {wrong}. `ready s`: from start to the first "
+        "answered request. Memory is proportional set size after the loads, all processes together. Import "
         f"of `service.app`: {import_seconds():.2f} s of CPU.",
         "",
     ]
