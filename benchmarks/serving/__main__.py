@@ -185,8 +185,8 @@ def write(
     lines += [
         "",
         f"Answers other than 200 in all loads: {wrong}. `ready s`: from start to the first "
-        "answered request. Memory is proportional set size after the loads, all processes together. Import "
-        f"of `service.app`: {import_seconds():.2f} s of CPU.",
+        "answered request. Memory is proportional set size after the loads, all processes "
+        f"together. Import of `service.app`: {import_seconds():.2f} s of CPU.",
         "",
     ]
     if failed:
