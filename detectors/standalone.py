@@ -36,9 +36,9 @@ def standalone(bundle: Bundle) -> onnx.ModelProto:
         "flag": _levels([level.flag for level in levels]),
         "reject": _levels([level.reject for level in levels]),
         "quality": _levels([level.quality for level in levels]),
-        "one": np.float32(1),
-        "zero": np.float32(0),
-        "two": np.int64(2),
+        "one": np.array(1, np.float32),
+        "zero": np.array(0, np.float32),
+        "two": np.array(2, np.int64),
         "last": np.array([1], np.int64),
     }
     nodes = [

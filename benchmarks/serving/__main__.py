@@ -87,8 +87,6 @@ def main() -> None:
     environment = {
         "BENCH_MODEL": str(zoo.ZOO / "phantom" / "model.onnx"),
         "BENCH_SIDE": str(model.preprocessing.size[0]),
-        "BENCH_MEAN": str(model.preprocessing.mean[0]),
-        "BENCH_STD": str(model.preprocessing.std[0]),
         "BENCH_PORT": str(PORT),
         "BENCH_WORKERS": str(os.cpu_count() or 1),
         "OMP_NUM_THREADS": "1",

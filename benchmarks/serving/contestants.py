@@ -62,6 +62,9 @@ def peers(environments: Path, port: int) -> list[Contestant]:
     def python(name: str) -> str:
         return str(environments / name / "bin" / "python")
 
+    def script(name: str) -> str:
+        return str(environments / name / "bin" / name)
+
     everyone = [
         Contestant("FastAPI on uvicorn", (python("plain"), "fastapi_app.py")),
         Contestant("LitServe", (python("litserve"), "litserve_app.py"), form="request"),
@@ -77,7 +80,7 @@ def peers(environments: Path, port: int) -> list[Contestant]:
             form="image",
         ),
         Contestant(
-            "MLServer", (python("mlserver"), "-m", "mlserver", "start", str(PEERS / "mlserver")),
+            "MLServer", (script("mlserver"), "start", str(PEERS / "mlserver")),
             environment={
                 "MLSERVER_HTTP_PORT": str(port), "MLSERVER_GRPC_PORT": str(port + 1),
                 "MLSERVER_METRICS_PORT": str(port + 2), "MLSERVER_PARALLEL_WORKERS": "0",

@@ -18,6 +18,7 @@ from service.cli import (
     score,
     serve,
     train,
+    tune,
 )
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("score", epilog=score.EXAMPLE)(score.score)
+app.command("tune", epilog=tune.EXAMPLE)(tune.tune)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("attack", epilog=attack.EXAMPLE)(attack.attack)
 app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
