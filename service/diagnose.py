@@ -111,6 +111,18 @@ async def diagnose(
     if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
         hold(image.pixels.nbytes)
     question.check("decoding")
+    return await judge(image, guard, question, started)
+
+
+async def judge(image: Image, guard: Guard, question: Question, started: float) -> Diagnosed:
+    """Judge a decoded image.
+
+    Args:
+        started: ``perf_counter`` seconds when its decoding began.
+
+    Raises:
+        ServiceProblem: as ``diagnose``.
+    """
     decoded = perf_counter()
     outcome = await _read(guard, image, question.deadline)
     question.check("running the model")

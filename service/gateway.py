@@ -97,7 +97,7 @@ class Gateway:
         timing = found.timing.recorded(now - judged, now - question.started)
         if attack and self.response == "throttle":
             raise self._throttled(question, record)
-        self._tell(question, record, guard, found, timing, received - question.started)
+        self.tell(question, record, guard, found, timing, received - question.started)
         shown = replace(found, decision=told.decision) if silent else found
         case_id = record.case_id if shown.decision.held else None
         return answer(record.request_id, guard, shown, case_id, timing)
@@ -233,7 +233,7 @@ class Gateway:
                 503, "The answer cannot be recorded, so it is withheld; try again."
             ) from None
 
-    def _tell(
+    def tell(
         self,
         question: Question,
         record: Record,
@@ -242,6 +242,7 @@ class Gateway:
         timing: Timing,
         receive: float,
     ) -> None:
+        """Count and log one verdict, once it is on record."""
         stages = timing.milliseconds()
         spent = {**stages, "receive": 1000 * receive}
         self.metrics.judged(guard, question.interface, found.decision, found.p, found.batch, spent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detectors.bundle import Alphas, Bundle, BundleProblem, CellLevels
@@ -101,10 +101,7 @@ def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard
             f"{path}: levels for {len(manifest.levels)} classes of "
             f"{len(manifest.model.classes)}; fit the bundle again"
         )
-    overrides = settings.policies.get(manifest.model.name, PolicyOverrides())
-    chosen = overrides.alphas.model_dump(exclude_none=True)
-    alphas = manifest.alphas.model_copy(update=chosen)
-    return Guard(
+    guard = Guard(
         bundle=bundle,
         batcher=Batcher(
             load_engine(bundle.graph, settings),
@@ -113,11 +110,26 @@ def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard
             queue_seconds=settings.queue_seconds,
             sizes=_batch_sizes(settings),
         ),
+        policy=Policy(manifest.alphas),
+        levels=manifest.levels,
+        canaries=canaries_of(bundle),
+    )
+    overrides = settings.policies.get(manifest.model.name)
+    return guard if overrides is None else with_policy(guard, overrides)
+
+
+def with_policy(guard: Guard, overrides: PolicyOverrides) -> Guard:
+    """The same bundle and engine, judged by what the operator chose; what is not chosen is the
+    bundle's."""
+    chosen = overrides.alphas.model_dump(exclude_none=True)
+    manifest = guard.bundle.manifest
+    alphas = manifest.alphas.model_copy(update=chosen)
+    return replace(
+        guard,
         policy=Policy(alphas, overrides.on_detector_failure),
-        levels=tuple(levels_for(cell, alphas) for cell in bundle.calibration.cells)
+        levels=tuple(levels_for(cell, alphas) for cell in guard.bundle.calibration.cells)
         if chosen
         else manifest.levels,
-        canaries=canaries_of(bundle),
     )
 
 

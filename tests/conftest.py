@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from servers.postgres import Postgres, postgres
+from tiny_bundle import write_bundle
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,3 +31,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/records.sqlite3"
     server: Postgres = request.getfixturevalue("postgres_server")
     return server.new_database()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of ``tiny_bundle``."""
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")

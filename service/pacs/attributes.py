@@ -66,6 +66,15 @@ def traits_of(data: bytes, calling_ae: str, called_ae: str) -> Traits:
     return Traits(calling_ae=calling_ae, called_ae=called_ae, **values)
 
 
+def has_pixels(data: bytes) -> bool:
+    """Whether it is an image: what says that it has pixels, or cannot be read to the end, is
+    taken for one. Never fails."""
+    try:
+        return read(data, frozenset()).pixels is not None
+    except Exception:  # hostile bytes
+        return True
+
+
 def subject_of(data: bytes) -> Dataset:
     """The attributes that emitted objects copy, in UTF-8, each legal for its VR.
 

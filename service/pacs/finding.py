@@ -85,16 +85,15 @@ class Finding:
         return version("lazaret")
 
 
-def finding_of(guard: Guard, frames: Sequence[Diagnosed], at: datetime) -> Finding:
+def finding_of(guard: Guard, frames: Sequence[FrameFinding], at: datetime) -> Finding:
     """What was found in an instance.
 
     Args:
-        frames: at least one, in the instance's order.
+        frames: at least one, in any order.
     """
     alphas = guard.policy.alphas
-    found = [_frame(guard, number, judged) for number, judged in enumerate(frames, 1)]
     return Finding(
-        frames=tuple(sorted(found, key=lambda frame: frame.rank)),
+        frames=tuple(sorted(frames, key=lambda frame: frame.rank)),
         total_frames=len(frames),
         model=guard.model.name,
         model_version=guard.model.version,
@@ -105,7 +104,8 @@ def finding_of(guard: Guard, frames: Sequence[Diagnosed], at: datetime) -> Findi
     )
 
 
-def _frame(guard: Guard, number: int, judged: Diagnosed) -> FrameFinding:
+def frame_finding(guard: Guard, number: int, judged: Diagnosed) -> FrameFinding:
+    """One frame's verdict. ``number`` counts from 1."""
     levels = guard.levels[judged.p.predicted]
     entries = zip(
         guard.bundle.manifest.detectors, judged.readings.scores[0], judged.p.detectors, strict=True

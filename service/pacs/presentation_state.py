@@ -38,8 +38,8 @@ def presentation_state(subject: Dataset, finding: Finding) -> Made:
     Args:
         subject: attributes of the judged instance.
     """
-    if finding.total_frames > 1:
-        subject = _with_frames(subject)
+    several = "NumberOfFrames" in subject
+    subject = _with_frames(subject)
     layer = GraphicLayer("GUARD", order=1, description="Verdict of the AI guard")
     text = TextObject(
         text_value=banner(finding), units=AnnotationUnitsValues.DISPLAY, bounding_box=_BOX
@@ -49,7 +49,7 @@ def presentation_state(subject: Dataset, finding: Finding) -> Made:
         referenced_images=[subject],
         graphic_layer=layer,
         text_objects=[text],
-        referenced_frame_number=numbers if finding.total_frames > 1 else None,
+        referenced_frame_number=numbers if several else None,
     )
     given: dict[str, Any] = {
         "referenced_images": [subject],
@@ -85,8 +85,10 @@ def _srgb() -> bytes:
 
 
 def _with_frames(subject: Dataset) -> Dataset:
-    """The same with functional groups, which highdicom looks into, empty."""
+    """The same with the functional groups that highdicom looks into where a class may have
+    frames, empty."""
     whole = copy(subject)
+    whole.NumberOfFrames = int(subject.get("NumberOfFrames") or 1)
     whole.SharedFunctionalGroupsSequence = [Dataset()]
-    whole.PerFrameFunctionalGroupsSequence = [Dataset()] * int(subject.NumberOfFrames)
+    whole.PerFrameFunctionalGroupsSequence = [Dataset()] * whole.NumberOfFrames
     return whole

@@ -129,6 +129,8 @@ SOURCES: dict[str, Callable[[], bytes]] = {
         VL_PHOTO, Modality="XC", SamplesPerPixel=3, PhotometricInterpretation="RGB",
         PlanarConfiguration=0,
     ),
+    "angiogram": lambda: image("1.2.840.10008.5.1.4.1.1.12.1", Modality="XA"),
+    "one frame": lambda: image(SC_MULTI, Modality="OT", NumberOfFrames=1),
     "frames": lambda: image(SC_MULTI, Modality="OT", NumberOfFrames=3),
 }  # fmt: skip
 
@@ -152,7 +154,9 @@ def made_of(source: bytes, finding: Finding, kinds: tuple[Emitted, ...] = ALL) -
     subject = subject_of(source)
     channels = subject.SamplesPerPixel
     pixels = np.full((subject.Rows, subject.Columns, channels), 90, np.uint8)
-    return objects(kinds, subject, finding, pixels)
+    made = objects(kinds, subject, finding, pixels)
+    assert [one.kind for one in made] == list(kinds)
+    return made
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -15,18 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from tiny_bundle import write_bundle
 
 from service.app import create_app
 from service.settings import Settings
 
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of ``tiny_bundle``."""
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
 @pytest.fixture
