@@ -33,6 +33,7 @@ from service.watches import Watches
 
 if TYPE_CHECKING:
     from service.pacs.node import Node
+    from service.pacs.outgoing import Outgoing
 
 
 def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> FastAPI:
@@ -77,7 +78,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
             for guard in guards.all:
                 await asyncio.to_thread(guard.batcher.warmed)
         metrics.set(WORKERS, 1)
-        async with _grpc(gateway, settings), _pacs(node):
+        async with _grpc(gateway, settings), _pacs(node, outgoing):
             yield
         await watches.close()
         for guard in guards.all:
@@ -111,6 +112,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         history=history,
         response=settings.query_response,
     )
+    outgoing = _pacs_outgoing(settings, node, gateway, metrics)
     app.include_router(endpoints.routes(gateway))
     app.include_router(batch.routes(gateway))
     app.include_router(inference.routes(gateway))
@@ -148,15 +150,28 @@ def _pacs_node(settings: Settings, metrics: Metrics) -> Node | None:
     return Node(settings, metrics)
 
 
-@asynccontextmanager
-async def _pacs(node: Node | None) -> AsyncIterator[None]:
-    """The node while the application runs."""
+def _pacs_outgoing(
+    settings: Settings, node: Node | None, gateway: Gateway, metrics: Metrics
+) -> Outgoing | None:
+    """What judges the node's instances and sends verdicts. Raises ``SettingsProblem``."""
     if node is None:
+        return None
+    from service.pacs.outgoing import Outgoing
+
+    return Outgoing(settings, node.spool, gateway, metrics)
+
+
+@asynccontextmanager
+async def _pacs(node: Node | None, outgoing: Outgoing | None) -> AsyncIterator[None]:
+    """The node while the application runs."""
+    if node is None or outgoing is None:
         yield
         return
+    await outgoing.start()
     node.start()
     yield
     await asyncio.to_thread(node.stop_receiving)
+    await outgoing.close()
     node.close()
 
 

@@ -111,7 +111,7 @@ async def diagnose(
     if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
         hold(image.pixels.nbytes)
     question.check("decoding")
-    return await judge(image, guard, question, started)
+    return replace(await judge(image, guard, question, started), mark=mark)
 
 
 async def judge(image: Image, guard: Guard, question: Question, started: float) -> Diagnosed:
@@ -136,7 +136,6 @@ async def judge(image: Image, guard: Guard, question: Question, started: float) 
         p=p,
         decision=decision,
         batch=outcome.batch,
-        mark=mark,
         timing=Timing(
             decode=decoded - started,
             queue=outcome.queued,

@@ -13,5 +13,12 @@ wraps a data set as a file and takes one apart; ``spool_index`` remembers what w
 together. ``tally`` counts. ``by_hand`` and ``dicomweb`` speak to peers, ``implementation`` is who
 we say we are.
 
+The walk out: ``screening`` takes from the spool, asks ``routes`` (read by ``route_file``) what to
+do, judges each of ``frames``, and writes record, case and ``parcels`` in one transaction;
+``objects`` are the DICOM files that tell of a ``finding`` (one file each: ``structured_report``,
+``presentation_state``, ``key_object``, ``secondary_capture``), ``audiences`` what others are told.
+``outbox`` holds what is to be sent, by the states of ``outbox_states``; ``delivery`` sends it with
+``senders`` to ``peers``. ``outgoing`` makes all of it from the settings.
+
 DICOM networking (the ``pacs`` extra) is imported only by what speaks it.
 """

@@ -46,6 +46,7 @@ _ENUMERATED: Final = {
     "RescaleType": re.compile(r"[A-Z0-9_ ]{1,16}"),
 }
 _TRAITS: Final = {"modality": 0x00080060, "body_part": 0x00180015, "sop_class": 0x00080016}
+_PATIENT_ID: Final = 0x00100020
 _LONGEST: Final = 1024
 """Bytes of a value that is copied; only a value of many parts could rightly have more."""
 
@@ -64,6 +65,16 @@ def traits_of(data: bytes, calling_ae: str, called_ae: str) -> Traits:
         name: _text(elements[tag].value) if tag in elements else "" for name, tag in _TRAITS.items()
     }
     return Traits(calling_ae=calling_ae, called_ae=called_ae, **values)
+
+
+def patient_of(data: bytes) -> str:
+    """Patient ID; empty where there is none that is readable. Never fails."""
+    try:
+        element = read(data, frozenset((_PATIENT_ID,))).elements.get(_PATIENT_ID)
+    except Exception:  # hostile bytes
+        return ""
+    text = "" if element is None else _text(element.value)
+    return text if text.isprintable() else ""
 
 
 def has_pixels(data: bytes) -> bool:

@@ -52,9 +52,7 @@ def placement(subject: Dataset, finding: Finding, kind: Emitted) -> dict[str, An
     return {
         "series_instance_uid": uid("series", str(subject.StudyInstanceUID), *guard),
         "series_number": SERIES_NUMBERS[kind],
-        "sop_instance_uid": uid(
-            "instance", str(subject.SOPInstanceUID), finding.frames[0].pixels, *guard
-        ),
+        "sop_instance_uid": uid("instance", *_identity(subject), finding.frames[0].pixels, *guard),
         "instance_number": max(1, int(subject.get("InstanceNumber") or 1)),
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL,
@@ -62,6 +60,12 @@ def placement(subject: Dataset, finding: Finding, kind: Emitted) -> dict[str, An
         "device_serial_number": finding.bundle.removeprefix("sha256:")[:16],
         "series_description": SERIES_DESCRIPTION,
     }
+
+
+def _identity(subject: Dataset) -> tuple[str, ...]:
+    """Study and patient are part of it: a corrected header makes another object, where an archive
+    would take the same UID under another patient for a mistake."""
+    return str(subject.SOPInstanceUID), str(subject.StudyInstanceUID), str(subject.PatientID)
 
 
 def observer(finding: Finding) -> ObserverContext:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import structlog
 from pydicom import Dataset
 
-from service.pacs.authorship import Made
+from service.pacs.authorship import MANUFACTURER, Made
 from service.pacs.finding import Finding
 from service.pacs.key_object import key_object
 from service.pacs.presentation_state import presentation_state
@@ -39,6 +39,8 @@ def objects(
     }
     made = []
     for kind in dict.fromkeys(kinds):
+        if kind is Emitted.SC and subject.get("Manufacturer") == MANUFACTURER:
+            continue  # a copy of our copy, and so on: the archive has sent it back to us
         try:
             made.append(build[kind]())
         except Exception as error:  # the verdict must be on record whatever a library does

@@ -4,16 +4,19 @@ delivery."""
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from importlib.util import find_spec
 
 from service.gateway import Gateway
 from service.metrics import Metrics
+from service.metrics.labels import SOURCE
+from service.pacs.audiences import Audiences
 from service.pacs.delivery import Delivery
 from service.pacs.outbox import Outbox
 from service.pacs.peers import Peer
 from service.pacs.route_file import load
 from service.pacs.routes import RouteTable
-from service.pacs.screening import Screening
+from service.pacs.screening import UNNAMED, Screening
 from service.pacs.spool import Spool
 from service.settings import Settings, SettingsProblem
 
@@ -32,19 +35,28 @@ class Outgoing:
         spool: Spool,
         gateway: Gateway,
         metrics: Metrics,
-        callers: frozenset[str] = frozenset(),
     ) -> None:
+        callers = frozenset(settings.dicom_callers)
+        metrics.allow(SOURCE, [*callers, UNNAMED])
         table = RouteTable() if settings.pacs_routes is None else load(settings.pacs_routes)
         _see_that_it_can_be_sent(table)
         outbox = Outbox(gateway.records.engine)
         self._delivery = Delivery(outbox, table.peers, table.delivery, metrics)
+        self._outbox = outbox
+        self._audiences = Audiences(table, settings.dicom_ae_title)
         self._screening = Screening(
-            spool, gateway, table, callers=callers, wake=self._delivery.wake
+            spool,
+            gateway,
+            table,
+            callers=callers,
+            tell=self._audiences.of,
+            wake=self._delivery.wake,
         )
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Judge and send, also what an earlier run left."""
+        await asyncio.to_thread(self._outbox.add, self._audiences.started(_now()), _now())
         self._delivery.start()
         self._task = asyncio.create_task(self._screening.run())
 
@@ -53,7 +65,12 @@ class Outgoing:
         self._screening.close()
         if self._task is not None:
             await self._task
+        await asyncio.to_thread(self._outbox.add, self._audiences.stopped(_now()), _now())
         await asyncio.to_thread(self._delivery.close)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _see_that_it_can_be_sent(table: RouteTable) -> None:

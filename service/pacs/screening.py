@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final
@@ -22,14 +22,15 @@ from sqlalchemy import select
 from models.imaging import ImageProblem
 from service.gateway import Gateway, record_of
 from service.guard import Guard, with_policy
-from service.pacs.attributes import Unplaceable, has_pixels, subject_of, traits_of
+from service.pacs.attributes import Unplaceable, has_pixels, patient_of, subject_of, traits_of
 from service.pacs.finding import Finding, finding_of
 from service.pacs.frames import Judged, judge_frames
 from service.pacs.outbox import Parcel
 from service.pacs.parcels import DICOM, parcels_of_judged, parcels_of_unjudged
-from service.pacs.received import Protocol, Received
+from service.pacs.received import Protocol
 from service.pacs.routes import Choice, RouteTable, Unjudged, choose
 from service.pacs.spool import Entry, Spool, SpoolProblem
+from service.pacs.told import Tell, Told
 from service.problems import ServiceProblem
 from service.question import Question
 from service.records import AlreadyRecorded, NewCase, Record, RecordsProblem
@@ -41,27 +42,13 @@ TOGETHER: Final = 8
 WAIT_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 2.0
 """After the engine or the database could not answer; the spool keeps what waits."""
+UNNAMED: Final = "pacs"
+"""The client on record of a sender that no setting names: a title is what anyone may claim."""
 INTERFACES: Final = {Protocol.DIMSE: "dicom", Protocol.STOW: "dicomweb", Protocol.PULL: "dicomweb"}
 
 
 class NotNow(Exception):
     """The engine or the database cannot answer; the instance waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What an audience beside the archive is told of one instance."""
-
-    question: Question
-    received: Received
-    choice: Choice
-    finding: Finding | None
-    """None: it could not be judged."""
-    case_id: str | None
-
-
-Tell = Callable[[Told], Sequence[Parcel]]
-"""Makes further parcels of an instance: audit messages, FHIR resources."""
 
 
 class Screening:
@@ -160,7 +147,7 @@ class Screening:
         guard = self._guards[choice.name]
         question = Question(
             request_id=uuid4().hex,
-            client=received.calling if received.calling in self._callers else "pacs",
+            client=received.calling if received.calling in self._callers else UNNAMED,
             started=perf_counter(),
             interface=INTERFACES[received.protocol],
         )
@@ -189,7 +176,8 @@ class Screening:
     ) -> None:
         now = datetime.now(UTC)
         finding = finding_of(guard, judged.frames, now)
-        record = record_of(question, guard, judged.gravest, file)
+        held = judged.gravest.decision.held
+        record = record_of(question, guard, judged.gravest, file if held else None)
         if record.case is not None:
             evidence = {**record.case.evidence, **_evidence(entry, choice, finding)}
             record = replace(record, case=replace(record.case, evidence=evidence))
@@ -197,8 +185,7 @@ class Screening:
         parcels = await loop.run_in_executor(
             self._builder, self._parcels, file, choice, finding, judged
         )
-        case_id = record.case.case_id if record.case else None
-        parcels += self._tell(Told(question, entry.received, choice, finding, case_id))
+        parcels += self._told(entry, file, choice, finding, record, record.bypass)
         started = perf_counter()
         await self._write(entry, record, parcels, now)
         ended = perf_counter()
@@ -225,16 +212,30 @@ class Screening:
         if held:
             evidence = {**_evidence(entry, choice, None), "problem": refusal.detail}
             case = NewCase(uuid4().hex, "malformed", evidence, DICOM, file)
-            record = replace(record, verdict="reject", route="malformed", case=case)
-        case_id = record.case.case_id if record.case else None
-        parcels += self._tell(Told(question, entry.received, choice, None, case_id))
+            record = replace(
+                record, verdict="reject", route="malformed", case_id=case.case_id, case=case
+            )
+        parcels += self._told(entry, file, choice, None, record, image and bool(parcels))
         await self._write(entry, record, parcels, now)
         self._gateway.metrics.refused(question.interface, refusal.status, refusal.kind)
         structlog.get_logger().warning(
             "held unjudged" if held else "passed unjudged" if parcels else "unjudged",
             request_id=question.request_id, route=choice.name, problem=refusal.kind, image=image,
-            case_id=case_id,
+            case_id=record.case_id,
         )  # fmt: skip
+
+    def _told(
+        self,
+        entry: Entry,
+        file: bytes,
+        choice: Choice,
+        finding: Finding | None,
+        record: Record,
+        bypassed: bool,
+    ) -> Sequence[Parcel]:
+        case_id = record.case.case_id if record.case else None
+        told = Told(entry.key, entry.received, choice, finding, case_id, bypassed, patient_of(file))
+        return self._tell(told)
 
     def _parcels(
         self, file: bytes, choice: Choice, finding: Finding, judged: Judged

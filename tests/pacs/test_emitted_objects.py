@@ -250,6 +250,14 @@ def test_a_capture_says_that_its_words_are_burned_in() -> None:
     assert (ds.pixel_array[-8:] == 90).all()
 
 
+def test_no_copy_is_made_of_a_copy() -> None:
+    (capture,) = made_of(image(), FINDING, (Emitted.SC,))
+    subject = subject_of(capture.file)
+    pixels = np.full((64, 48, 1), 90, np.uint8)
+    again = objects((Emitted.SR, Emitted.SC), subject, FINDING, pixels)
+    assert [one.kind for one in again] == [Emitted.SR]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -123,7 +123,7 @@ def site(bundle: Path, tmp_path: Path, database: str) -> Iterator[Site]:
     gateway = Gateway(
         guards=guards, auth=Auth({}, "127.0.0.1", "loopback"), admission=admission,
         records=records, metrics=told, limits=Limits(), request_images=1, request_bytes=1,
-        body_seconds=1, decoders=decoders,
+        body_seconds=1, decoders=decoders, history=None, response="flag",
     )  # fmt: skip
     spool = Spool(tmp_path / "spool", reserve_bytes=0)
     try:
