@@ -122,5 +122,5 @@ $(VENV)/.peers: $(VENV)/.dev
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -q -c constraints.txt torch
-	$(PIP) install -q -c constraints.txt -e '.[train,fast,dicom,grpc,pacs,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[train,fast,dicom,grpc,otel,pacs,dev]'
 	@touch $@

@@ -12,6 +12,6 @@ release. What a report rests on: ``splits``, ``statistics``, ``null_test`` and, 
 column, ``paper_protocol``.
 
 Torch-free half, used by serving: ``bundle`` (manifest, hashes, files), ``calibrate`` (conformal
-p-values) and ``drift`` (are they still uniform?). Imports ``models``; never ``attacks`` or
-``service``.
+p-values), ``drift`` (are they still uniform?) and ``canaries`` (files whose verdict is known;
+``canary_choice`` chooses them). Imports ``models``; never ``attacks`` or ``service``.
 """

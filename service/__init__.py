@@ -9,7 +9,8 @@ The walk, one direction: ``body`` reads the bytes, ``diagnose`` takes them throu
 ``endpoints`` is ``POST /diagnose``, ``batch`` the same for many images, ``inference`` the Open
 Inference Protocol, ``cases`` the held images, ``operations`` what operators poll. ``monitor`` looks
 again and again, beside the requests: ``drift`` (with ``drift_records``) at whether the false-alarm
-promise is kept.
+promise is kept, ``canaries`` at whether the guard still detects; ``watches`` wires these.
+``trace_context`` is by which ids a request is followed, ``tracing`` and ``otlp`` send its spans.
 ``query_history`` (with ``query_store``, ``query_store_redis``) links each image to those before it.
 ``auth``, ``admission`` and ``linger`` stand at the door; ``problems`` is every refusal;
 ``metrics`` and ``logs`` tell what happened without saying to whom. ``cli`` is the command line.

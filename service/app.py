@@ -29,6 +29,7 @@ from service.metrics.catalogue import DECODER_DEATHS, WORKERS
 from service.query_history import open_history
 from service.records import Records
 from service.settings import Settings, SettingsProblem
+from service.tracing import Spans, Traced
 from service.watches import Watches
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     limits = Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels)
     history = open_history(settings, metrics)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    spans = open_spans(settings)
     watches = Watches(settings, guards, records, metrics, limits, decoders)
 
     @asynccontextmanager
@@ -87,6 +89,8 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         if history is not None:
             await history.close()
         await asyncio.to_thread(records.close)
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
     app = FastAPI(
         title="Lazaret",
@@ -97,6 +101,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         redirect_slashes=False,
     )
     app.add_middleware(Linger)
+    app.add_middleware(Traced, spans=spans)
     problems.install(app)
     gateway = Gateway(
         guards=guards,
@@ -111,6 +116,7 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
         decoders=decoders,
         history=history,
         response=settings.query_response,
+        spans=spans,
     )
     outgoing = _pacs_outgoing(settings, node, gateway, metrics)
     app.include_router(endpoints.routes(gateway))
@@ -185,6 +191,19 @@ def load_late() -> None:
         "uvicorn.loops.auto",
     ):
         importlib.import_module(name)
+
+
+def open_spans(settings: Settings) -> Spans | None:
+    """Where spans go, if anywhere. Raises ``SettingsProblem``."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from service.otlp import OtlpSpans
+    except ImportError:
+        raise SettingsProblem(
+            "setting otlp_endpoint: sending traces needs `pip install 'lazaret[otel]'`"
+        ) from None
+    return OtlpSpans(settings.otlp_endpoint, settings.trace_share)
 
 
 def _load_decoders(metrics: Metrics) -> None:

@@ -19,6 +19,7 @@ import structlog
 from detectors.query_sequence import POINT
 from models.imaging import ImageProblem, Limits
 from models.imaging.encode import png
+from service import trace_context
 from service.admission import Admission, Ticket
 from service.answers import Answer, answer, diagnosis, finite, guard_answer
 from service.auth import Auth
@@ -31,6 +32,7 @@ from service.problems import ServiceProblem, kind_of
 from service.query_history import QueryHistory
 from service.question import Question
 from service.records import NewCase, Record, Records, RecordsProblem
+from service.tracing import Spans, told
 
 UNRECORDED = (401, 403, 503, 504)
 """Refusals that are counted and logged only: strangers and shed load must not fill the disk."""
@@ -55,6 +57,8 @@ class Gateway:
     history: QueryHistory | None
     response: Response
     """To an attack that the history sees."""
+    spans: Spans | None = None
+    """Where traces go."""
 
     async def judge(
         self, question: Question, guard: Guard, source: Source, ticket: Ticket
@@ -245,7 +249,13 @@ class Gateway:
         """Count and log one verdict, once it is on record."""
         stages = timing.milliseconds()
         spent = {**stages, "receive": 1000 * receive}
-        self.metrics.judged(guard, question.interface, found.decision, found.p, found.batch, spent)
+        trace = trace_context.current()
+        self.metrics.judged(
+            guard, question.interface, found.decision, found.p, found.batch, spent,
+            trace.trace_id if trace else None,
+        )  # fmt: skip
+        if self.spans is not None:
+            self._trace(question, guard, found, timing, receive)
         log = structlog.get_logger()
         (log.warning if found.decision.bypass else log.info)(
             "bypassed" if found.decision.bypass else "judged",
@@ -258,6 +268,26 @@ class Gateway:
             case_id=record.case_id,
             timing_ms=stages,
         )
+
+    def _trace(
+        self, question: Question, guard: Guard, found: Diagnosed, timing: Timing, receive: float
+    ) -> None:
+        told(
+            self.spans,
+            "diagnosis",
+            question.started,
+            {
+                "receive": receive, "decode": timing.decode, "queue": timing.queue,
+                "infer": timing.infer, "decide": timing.decide, "record": timing.record,
+            },
+            {
+                "lazaret.interface": question.interface,
+                "lazaret.model": guard.model.name,
+                "lazaret.verdict": str(found.decision.verdict),
+                "lazaret.route": str(found.decision.route or "none"),
+                "lazaret.batch": found.batch,
+            },
+        )  # fmt: skip
 
 
 def _overload(answered: Answer | ServiceProblem) -> bool:

@@ -8,7 +8,8 @@ from uuid import uuid4
 from fastapi import Request
 
 HEADER = "X-Request-ID"
-_ACCEPTABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# What has the form of a DICOM UID is one, and identifies a patient's study (PS3.15 Annex E).
+_ACCEPTABLE = re.compile(r"(?![0-9]+(\.[0-9]+){3,}$)[A-Za-z0-9._:-]{1,128}")
 
 
 def plain_id(*given: str) -> str:

@@ -229,9 +229,7 @@ class Records:
             return AlreadyRecorded(_reason(error))
         except Exception as error:  # the writer must outlive any failure of the database
             problem = RecordsProblem(_reason(error))
-            structlog.get_logger().error(
-                "records failed", records=len(pending), reason=str(problem)
-            )
+            structlog.get_logger().error("records failed", records=len(pending), error=_code(error))
             return problem
         return None
 
@@ -340,6 +338,13 @@ def _settle(futures: Sequence[asyncio.Future[None]], problem: RecordsProblem | N
             done.set_result(None)
         else:
             done.set_exception(problem)
+
+
+def _code(error: Exception) -> str:
+    """The database's name for a failure: its text may quote what was to be written."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    return f"{type(cause).__name__} {code}" if code else type(cause).__name__
 
 
 def _reason(error: Exception) -> str:

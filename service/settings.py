@@ -277,6 +277,18 @@ class Settings(BaseSettings):
         description="Most probability that a source whose images are like the calibration images "
         "is ever called drifted, however long a bundle is served.",
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="OpenTelemetry collector that traces are sent to by OTLP over HTTP, such as "
+        "`http://collector:4318` (`pip install 'lazaret[otel]'`). Default: nowhere.",
+    )
+    trace_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the traces begun here that is sent; a caller's own decision is kept.",
+    )
     drain_seconds: float = Field(
         30.0, gt=0, description="After SIGTERM, longest time to answer what was taken."
     )

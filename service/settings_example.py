@@ -26,6 +26,7 @@ EXAMPLES = {
     "api_keys": '{ pacs = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b" }',
     "query_known_senders": '["pacs"]',
     "redis": '"redis://:PASSWORD@redis.example:6379/0"',
+    "otlp_endpoint": '"http://collector:4318"',
     "policies": '{ chest-xray = { on_detector_failure = "closed", alphas = { flag = 0.02 } } }',
 }
 """Where the default is empty, what one would write."""

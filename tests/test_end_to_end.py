@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from detectors.bundle import Bundle, BundleProblem
+from detectors.canaries import Kind, canaries_of
 from detectors.guard_data import clean_samples
 from models.datasets import load_images, read_dataset
 from models.engine import READING
@@ -63,6 +64,7 @@ def test_torch_and_onnx_runtime_read_a_bundle_alike(
     fitted: tuple[Path, str], phantoms: Path
 ) -> None:
     bundle = Bundle.open(fitted[0])
+    assert {canary.kind for canary in canaries_of(bundle)} == {*Kind}
     test = [e for e in read_dataset(phantoms).examples if e.split == "test"][:12]
     images = np.stack(clean_samples(load_images(test)).images)
     onnx_says = OnnxEngine(bundle.graph).run(images)

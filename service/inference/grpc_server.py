@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import structlog
 
+from service import trace_context
 from service.auth import ANONYMOUS
 from service.body import Source, Upload
 from service.gateway import Gateway
@@ -115,8 +116,10 @@ def _told(call: Callable[[Gateway, Any, Any], Awaitable[Any]], gateway: Gateway)
     """The call, with refusals as statuses."""
 
     async def answered(request: Any, context: Any) -> Any:
+        given = _metadata(context.invocation_metadata(), trace_context.HEADER)
         try:
-            return await call(gateway, request, context)
+            with trace_context.followed(given):
+                return await call(gateway, request, context)
         except ServiceProblem as problem:
             code = _CODES.get(problem.status, grpc.StatusCode.INVALID_ARGUMENT)
             await context.abort(code, problem.detail)

@@ -1,0 +1,73 @@
+"""By which ids one request is followed from system to system: W3C Trace Context.
+
+Always on, whether or not spans are sent anywhere: answers, log lines and exemplars carry the same
+trace id. Source: *Trace Context*, W3C Recommendation of 23 November 2021, section 3.2.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+HEADER = "traceparent"
+_FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_SAMPLED = 0x01
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """Where in a trace we are."""
+
+    trace_id: str
+    """32 hex digits."""
+    span_id: str
+    """16 hex digits: of what we are doing."""
+    parent_id: str | None
+    """Of what the caller was doing; None where the trace begins here."""
+    sampled: bool | None
+    """What the caller decided; None leaves it to us."""
+
+    def header(self) -> str:
+        """Our ``traceparent``, for the answer and for what we call."""
+        return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled is not False):02x}"
+
+
+_current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
+
+
+def current() -> TraceContext | None:
+    """What this task or thread is working for."""
+    return _current.get()
+
+
+def next_context(traceparent: str | None) -> TraceContext:
+    """The context of a request that came with this header; of a new trace where there is none or
+    it is malformed. Nothing of the header but hex digits is kept."""
+    found = _FORM.fullmatch(traceparent) if traceparent and len(traceparent) <= 256 else None
+    if found is not None:
+        version, trace_id, parent_id, flags, more = found.groups()
+        plain = version != "ff" and not (version == "00" and more)
+        if plain and trace_id != 32 * "0" and parent_id != 16 * "0":
+            sampled = bool(int(flags, 16) & _SAMPLED)
+            return TraceContext(trace_id, new_span_id(), parent_id, sampled)
+    return TraceContext(secrets.token_hex(16), new_span_id(), None, None)
+
+
+def new_span_id() -> str:
+    """16 random hex digits."""
+    return secrets.token_hex(8)
+
+
+@contextmanager
+def followed(traceparent: str | None = None) -> Iterator[TraceContext]:
+    """Work in a request's context: for every door but HTTP, which ``tracing.Traced`` opens."""
+    context = next_context(traceparent)
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
