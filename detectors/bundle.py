@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from detectors.calibrate import Calibration, Cell
+from detectors.calibrate import Calibration, Cell, assured_level
 from models.spec import ModelSpec
 
 SCHEMA = 1
@@ -51,6 +51,17 @@ class CellLevels(BaseModel):
     flag: float | None
     reject: float | None
     quality: float | None
+
+
+def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:
+    """What one class's calibration images support at these rates."""
+    n = len(cell)
+    return CellLevels(
+        images=n,
+        flag=assured_level(n, alphas.flag),
+        reject=assured_level(n, alphas.reject),
+        quality=assured_level(n, alphas.quality),
+    )
 
 
 class DetectorEntry(BaseModel):

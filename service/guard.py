@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from detectors.bundle import Alphas, Bundle, BundleProblem, CellLevels
-from detectors.calibrate import Cell, assured_level
+from detectors.bundle import Bundle, BundleProblem, CellLevels, levels_for
 from detectors.canaries import Canary, canaries_of
 from models.engine import Engine
 from models.spec import ModelSpec
@@ -140,17 +139,6 @@ def _batch_sizes(settings: Settings) -> tuple[int, ...]:
         return ()
     most = settings.batch_images
     return (*(2**i for i in range(most.bit_length()) if 2**i < most), most)
-
-
-def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:
-    """What one class's calibration images support at these rates."""
-    n = len(cell)
-    return CellLevels(
-        images=n,
-        flag=assured_level(n, alphas.flag),
-        reject=assured_level(n, alphas.reject),
-        quality=assured_level(n, alphas.quality),
-    )
 
 
 def onnx_engine(graph: bytes, settings: Settings) -> Engine:

@@ -7,6 +7,7 @@ import typer
 from service.cli import (
     attack,
     bundle,
+    calibrate,
     demo,
     doctor,
     evaluate,
@@ -37,6 +38,7 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("attack", epilog=attack.EXAMPLE)(attack.attack)
 app.command("fit", epilog=fit.EXAMPLE)(fit.fit)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("gate", epilog=gate.EXAMPLE)(gate.gate)
 app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
