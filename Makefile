@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-serving docs secrets rehearse-image sbom protocol clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-monitoring bench-serving docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -74,6 +74,9 @@ bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (ins
 		test -d $(RUN)/peers/$$name || { $(PYTHON) -m venv $(RUN)/peers/$$name && \
 		$(RUN)/peers/$$name/bin/pip install -q $$peer onnxruntime pillow numpy python-multipart; }; done
 	$(BIN)/python -m benchmarks.serving --out docs/results/serving.md
+
+bench-monitoring: $(VENV)/.dev ## what metrics cost
+	$(BIN)/python benchmarks/metrics_cost.py --out docs/results/metrics_cost.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import structlog
-from prometheus_client.multiprocess import mark_process_dead
 
 from service.metrics import Metrics
 from service.metrics import catalogue as c
+from service.metrics.shared import forget_present_values, keep_values_as
 from service.settings import Settings
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -61,6 +61,8 @@ def for_one_worker(settings: Settings) -> Settings:
 @dataclass(slots=True)
 class _Worker:
     pid: int
+    place: int
+    """Which of the workers it is; one that replaces another takes its place."""
     since: float
     listens: int
     """Read end of a pipe that holds a byte once the worker listens."""
@@ -110,12 +112,15 @@ class Workers:
 
     def _start(self, pause: float = 0.0) -> _Worker:
         listens, tell = os.pipe()
+        taken = {worker.place for worker in self._alive.values()}
+        place = min(set(range(1, self._count + 1)) - taken)
         pid = os.fork()
         if pid == 0:
             os.close(listens)
+            keep_values_as(place)
             self._work(tell)
         os.close(tell)
-        worker = _Worker(pid, time.monotonic(), listens, pause)
+        worker = _Worker(pid, place, time.monotonic(), listens, pause)
         self._alive[pid] = worker
         return worker
 
@@ -188,5 +193,5 @@ class Workers:
     def _forget(self, pid: int) -> _Worker:
         worker = self._alive.pop(pid)
         os.close(worker.listens)
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        forget_present_values(worker.place)
         return worker

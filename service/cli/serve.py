@@ -77,8 +77,10 @@ def _serve_together(settings: Settings) -> int:
             "workers = 1, beside the workers if need be, on the same database"
         )
     with TemporaryDirectory(prefix="lazaret-metrics-") as folder:
-        # prometheus_client decides when it is imported whether processes share their values.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        from service.metrics.shared import FOLDER, keep_values_as
+
+        os.environ[FOLDER] = folder
+        keep_values_as(0)  # the parent counts too
         from service.app import create_app, load_late
         from service.server import bind, reserve, run
         from service.workers import Workers, for_one_worker

@@ -21,7 +21,7 @@ LAGS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 Across = Literal["livesum", "livemax", "livemin"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
     """One metric: its name, what it means, and what its labels may say."""
 
@@ -30,19 +30,19 @@ class Metric:
     labels: tuple[Label, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Counter(Metric):
     """Only rises. The page adds ``_total`` to its name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Gauge(Metric):
     """A present value. ``across`` makes one value of several worker processes'."""
 
     across: Across = "livemax"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Histogram(Metric):
     """Counts by upper bound. ``exemplars`` carry trace ids."""
 

@@ -14,7 +14,7 @@ MOST_CONFIGURED = 256
 """Most names of one configured label; later ones are counted under ``other``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Label:
     """A label: its fixed values, or where its values are configured."""
 

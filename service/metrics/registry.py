@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from itertools import product
 from math import prod
@@ -10,17 +9,15 @@ from typing import Any
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.metrics import catalogue
 from service.metrics.catalogue import Counter, Gauge, Histogram, Metric
 from service.metrics.labels import MOST_CONFIGURED, OTHER, Label
+from service.metrics.shared import Together, shared
 
 # When each series was made is of no use to Prometheus and would add a line to every one.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Where worker processes leave their values, if there are several."""
 Read = Callable[[], float]
 MOST_AT_ZERO = 256
 """Most series of one counter that are there before anything is counted."""
@@ -86,11 +83,11 @@ class Metrics:
 
     def readable(self) -> CollectorRegistry:
         """What the page is written from: the registry, or that of all worker processes where they
-        share their values (``prometheus_client.multiprocess``)."""
-        if FOLDER not in os.environ:
+        share their values."""
+        if not shared():
             return self.registry
         together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        together.register(Together(self._with_exemplars))
         return together
 
     def refresh(self) -> None:
@@ -101,6 +98,14 @@ class Metrics:
             except Exception:  # noqa: S112  whatever it is, the others are still worth reading
                 continue
             self.set(metric, value, *labels)
+
+    def _with_exemplars(self) -> list[Any]:
+        return [
+            family
+            for metric, known in self._families.items()
+            if isinstance(metric, Histogram) and metric.exemplars
+            for family in known.collect()
+        ]
 
     def _start_at_zero(self, counters: Iterable[Counter]) -> None:
         for counter in counters:

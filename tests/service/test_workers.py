@@ -90,6 +90,18 @@ def test_a_dead_worker_is_replaced_and_counted(bundle: Path, tmp_path: Path) -> 
         assert len(on_record(server.database)) == 16  # ids repeat, so the later ones count
 
 
+def test_exemplars_are_those_of_the_worker_that_is_asked(bundle: Path, tmp_path: Path) -> None:
+    with server_process(together(bundle), tmp_path) as server:
+        headers = {"Content-Type": "image/png", "traceparent": f"00-{32 * 'a'}-{16 * 'b'}-01"}
+        httpx.post(f"{server.url}/diagnose", content=flat(ACCEPTED), headers=headers)
+        asked = {"Accept": "application/openmetrics-text"}
+
+        def told() -> bool:  # a new connection each time, so both are asked in the end
+            return 'trace_id="' + 32 * "a" in httpx.get(f"{server.url}/metrics", headers=asked).text
+
+        until(told)
+
+
 def test_workers_follow_a_parent_that_is_killed(bundle: Path, tmp_path: Path) -> None:
     with server_process(together(bundle), tmp_path) as server:
         until(lambda: len(events(server, "listening")) == 2)
