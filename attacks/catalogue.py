@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from attacks.registry import category, methods, norms
+from attacks.registry import category, every_method, norms
 from attacks.spec import AttackSpec
 
 _SHARED = ("method", "name", "norm", "targeted", "labels")
@@ -21,7 +21,7 @@ class Entry:
 
     name: str
     category: str
-    """``white box``, ``black box``, ``beyond noise`` or ``guard aware``."""
+    """``white box``, ``black box``, ``beyond noise``, ``guard aware`` or ``third party``."""
     needs: str
     norms: str
     parameters: tuple[str, ...]
@@ -31,7 +31,9 @@ class Entry:
 
 def entries() -> Iterator[Entry]:
     """By category, then by name."""
-    for name, method in sorted(methods().items(), key=lambda item: (category(item[1]), item[0])):
+    for name, method in sorted(
+        every_method().items(), key=lambda item: (category(item[1]), item[0])
+    ):
         yield Entry(
             name,
             category(method).replace("_", " "),
@@ -43,13 +45,13 @@ def entries() -> Iterator[Entry]:
 
 
 def _parameters(method: type[AttackSpec]) -> Iterator[str]:
-    schema: dict[str, Any] = method.model_json_schema()["properties"]
+    schema: dict[str, Any] = method.model_json_schema(by_alias=False)["properties"]
     for name, field in method.model_fields.items():
         if name in _SHARED:
             continue
         unit = f" {schema[name]['unit']}" if "unit" in schema[name] else ""
         if field.is_required():
-            yield f"{name} (required){unit}"
+            yield f"{field.alias or name} (required){unit}"
         elif field.default is None:
             yield f"{name} (no limit){unit}" if name == "epsilon" else f"{name} (optional){unit}"
         else:

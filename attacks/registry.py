@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, PlainSerializer, ValidationError
 import attacks.beyond_noise
 import attacks.black_box
 import attacks.guard_aware
+import attacks.third_party
 import attacks.white_box
 from attacks.ball import Norm
 from attacks.spec import AttackSpec, Labels
@@ -28,8 +30,23 @@ class UnknownAttack(ValueError):
 def methods() -> Mapping[str, type[AttackSpec]]:
     """Every spec by its method, in the packages' order. A file dropped into one of the packages is
     an attack; nothing else has to be told."""
+    return _found_in(PACKAGES)
+
+
+@cache
+def adapters() -> Mapping[str, type[AttackSpec]]:
+    """Specs that run an attack of another library, by their method; in no preset."""
+    return _found_in((attacks.third_party,))
+
+
+def every_method() -> Mapping[str, type[AttackSpec]]:
+    """``methods`` and ``adapters``."""
+    return {**methods(), **adapters()}
+
+
+def _found_in(packages: Sequence[ModuleType]) -> Mapping[str, type[AttackSpec]]:
     found: dict[str, type[AttackSpec]] = {}
-    for package in PACKAGES:
+    for package in packages:
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             for member in vars(importlib.import_module(module.name)).values():
                 if (
@@ -49,7 +66,7 @@ def smoke(name: str, epsilon: float | None = None) -> AttackSpec:
 
 
 def category(spec: type[AttackSpec]) -> str:
-    """``white_box``, ``black_box``, ``beyond_noise`` or ``guard_aware``."""
+    """``white_box``, ``black_box``, ``beyond_noise``, ``guard_aware`` or ``third_party``."""
     return spec.__module__.split(".")[-2]
 
 
@@ -57,9 +74,9 @@ def from_document(document: Any) -> AttackSpec:
     """A spec from its JSON form."""
     if isinstance(document, AttackSpec):
         return document
-    if not isinstance(document, dict) or document.get("method") not in methods():
+    if not isinstance(document, dict) or document.get("method") not in every_method():
         raise ValueError("not an attack's document: its `method` is none of the registry's")
-    return methods()[document["method"]].model_validate(document)
+    return every_method()[document["method"]].model_validate(document)
 
 
 AnySpec = Annotated[
@@ -82,7 +99,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 def names() -> tuple[str, ...]:
     """Everything that ``parse`` knows."""
-    return tuple(dict.fromkeys((*methods(), *VARIANTS)))
+    return tuple(dict.fromkeys((*methods(), *VARIANTS, *adapters())))
 
 
 def named(
@@ -96,7 +113,7 @@ def named(
     if name not in names():
         raise UnknownAttack(f"no attack is called {name!r}; choose from {', '.join(names())}")
     values = {"name": name, **VARIANTS.get(name, {}), **(parameters or {})}
-    method = methods()[values.get("method", name)]
+    method = every_method()[values.get("method", name)]
     if needs_epsilon(method) and epsilon is not None and "epsilon" not in values:
         values["epsilon"] = epsilon
     try:

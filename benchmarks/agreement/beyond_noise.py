@@ -62,7 +62,9 @@ def _learned_on(setting: Setting) -> tuple[Tensor, Tensor]:
 def _universal(setting: Setting) -> Tensor:
     images, labels = _learned_on(setting)
     learned = learn_universal(
-        Attacker(at(setting.model, torch.arange(len(images))), tuple(images), labels, seed=0),
+        Attacker(
+            at(setting.model, torch.arange(len(images))), tuple(images), labels, seed=setting.draw
+        ),
         epsilon=EPSILON,
         schedule=Schedule(EPSILON / 4, PASSES, 16),
     )
@@ -131,5 +133,6 @@ MATCHES: tuple[Match, ...] = (
         note="both learned on the first half of the batch with 30 passes an image and attack the "
         "other half; ART's passes are PGD's of 5 steps on each image in turn and its own queries "
         "come on top",
+        draws=5,
     ),
 )

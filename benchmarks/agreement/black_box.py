@@ -34,7 +34,7 @@ def _hopskipjump(norm: Norm) -> Run:
             setting.pixels,
             setting.labels,
             queries=HOPSKIPJUMP_QUERIES[norm],
-            seeds=range(len(setting.pixels)),
+            seeds=setting.seeds,
             norm=norm,
         )
 
@@ -47,7 +47,7 @@ def _boundary(setting: Setting) -> Tensor:
         setting.pixels,
         setting.labels,
         queries=QUERIES,
-        seeds=range(len(setting.pixels)),
+        seeds=setting.seeds,
     )
 
 
@@ -57,7 +57,7 @@ def _simba(setting: Setting) -> Tensor:
         setting.pixels,
         setting.labels,
         queries=QUERIES,
-        seeds=range(len(setting.pixels)),
+        seeds=setting.seeds,
         step=SIMBA_STEP,
     )
 
@@ -70,7 +70,7 @@ def _nes(setting: Setting) -> Tensor:
         epsilon=NES_EPSILON,
         step=NES_EPSILON / 5,
         queries=QUERIES,
-        seeds=range(len(setting.pixels)),
+        seeds=setting.seeds,
         samples=NES_SAMPLES,
         sigma=NES_SIGMA,
     )
@@ -80,20 +80,22 @@ def _foolbox(attack: str, **parameters: object) -> Run:
     def run(setting: Setting) -> Tensor:
         import foolbox
 
-        torch.manual_seed(0)
+        torch.manual_seed(setting.draw)
         model = foolbox.PyTorchModel(
             setting.unit_model.eval(), bounds=(0, 1), device=setting.pixels.device
         )
-        wanted = foolbox.criteria.Misclassification(setting.labels)
-        # it raises for the whole batch if one image has no start: such a batch is all failures
-        try:
-            found = getattr(foolbox.attacks, attack)(**parameters).run(
-                model, setting.unit_pixels, wanted
-            )
-        except ValueError as error:
-            if "init_attack failed" not in str(error):
-                raise
-            return setting.pixels
+        found = setting.unit_pixels
+        # one by one: it raises for the whole batch if one image has no start
+        for row in range(len(found)):
+            rows = slice(row, row + 1)
+            wanted = foolbox.criteria.Misclassification(setting.labels[rows])
+            try:
+                found[rows] = getattr(foolbox.attacks, attack)(**parameters).run(
+                    model, found[rows], wanted
+                )
+            except ValueError as error:
+                if "init_attack failed" not in str(error):
+                    raise
         return to_grey(found)
 
     return run
@@ -131,7 +133,7 @@ def _art_simba(setting: Setting) -> Tensor:
 
 def _plain_nes(setting: Setting) -> Tensor:
     """The paper's estimator with one noise for the whole batch, and its last iterate."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(setting.draw)
     source, labels = setting.pixels, setting.labels
     x = source.clone()
 

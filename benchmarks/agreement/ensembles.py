@@ -51,7 +51,7 @@ def ours(method: str, norm: Norm, **parameters: Any) -> Run:
         spec = named(
             method, parameters={"epsilon": epsilon(setting, norm), "norm": norm, **parameters}
         )
-        seeds = range(len(setting.pixels))
+        seeds = setting.seeds
         return spec.attack(
             Scene(setting.model, setting.pixels, setting.labels, seeds, lambda _: None)
         )

@@ -35,6 +35,8 @@ STEP_FRACTION = 0.1
 FOOLBOX = f"foolbox {version('foolbox')}"
 TORCHATTACKS = f"torchattacks {version('torchattacks')}"
 SPARSE_STEPS = 50
+DRAWS = 5
+MEAN = f"mean of {DRAWS} draws"
 
 
 class FoolboxMargin(foolbox.attacks.LinfProjectedGradientDescentAttack):
@@ -65,7 +67,7 @@ class _ThreeChannels(nn.Module):
 
 def _ours(attack: Callable[..., Tensor], seeded: bool = False, **parameters: Any) -> Run:
     def run(setting: Setting) -> Tensor:
-        seeds = {"seeds": range(len(setting.pixels))} if seeded else {}
+        seeds = {"seeds": setting.seeds} if seeded else {}
         return attack(
             setting.model,
             setting.pixels,
@@ -105,7 +107,7 @@ def _torchattacks(
             model, images = _ThreeChannels(model), images.expand(-1, 3, -1, -1).contiguous()
         alpha = STEP_FRACTION * epsilon / 255
         attack = kind(model, eps=epsilon / 255, alpha=alpha, steps=STEPS, **parameters)
-        torch.manual_seed(0)
+        torch.manual_seed(setting.draw)
         attacked = attack(images, setting.labels)
         return to_grey(attacked[:, :1] if repeated else attacked)
 
@@ -115,7 +117,9 @@ def _torchattacks(
 def _linf(epsilon: float) -> tuple[Match, ...]:
     iterated = {"rel_stepsize": STEP_FRACTION, "steps": STEPS, "random_start": False}
 
-    def match(name: str, ours: Run, attack: foolbox.Attack, note: str = "") -> Match:
+    def match(
+        name: str, ours: Run, attack: foolbox.Attack, note: str = "", draws: int = 1
+    ) -> Match:
         return Match(
             f"{name}-{epsilon:g}",
             FOOLBOX,
@@ -123,10 +127,15 @@ def _linf(epsilon: float) -> tuple[Match, ...]:
             ours,
             lambda setting: _foolbox(attack, setting, epsilon),
             note=note,
+            draws=draws,
         )
 
-    def match_torchattacks(name: str, ours: Run, theirs: Run, note: str = "") -> Match:
-        return Match(f"{name}-{epsilon:g}", TORCHATTACKS, Norm.LINF, ours, theirs, note=note)
+    def match_torchattacks(
+        name: str, ours: Run, theirs: Run, note: str = "", draws: int = 1
+    ) -> Match:
+        return Match(
+            f"{name}-{epsilon:g}", TORCHATTACKS, Norm.LINF, ours, theirs, note=note, draws=draws
+        )
 
     return (
         match(
@@ -145,7 +154,8 @@ def _linf(epsilon: float) -> tuple[Match, ...]:
             foolbox.attacks.LinfProjectedGradientDescentAttack(
                 rel_stepsize=STEP_FRACTION, steps=STEPS
             ),
-            "random starts differ",
+            f"random starts differ; {MEAN}",
+            DRAWS,
         ),
         match(
             "cw_linf",
@@ -164,7 +174,8 @@ def _linf(epsilon: float) -> tuple[Match, ...]:
             _ours_stepping(dim, epsilon, seeded=True),
             _torchattacks(torchattacks.DIFGSM, epsilon, decay=1.0),
             "torchattacks draws once for the whole batch, never the full size and never a place at "
-            "the far edge",
+            f"the far edge; {MEAN}",
+            DRAWS,
         ),
         match_torchattacks(
             "tim",
@@ -189,7 +200,8 @@ def _of_size(norm: Norm, level: float, attack: foolbox.Attack, note: str) -> Mat
     def theirs(setting: Setting) -> Tensor:
         return _foolbox(attack, setting, epsilon_of(setting))
 
-    return Match(f"pgd-{norm}-r{level:g}", FOOLBOX, norm, ours, theirs, note=note)
+    note = f"{note}; {MEAN}"
+    return Match(f"pgd-{norm}-r{level:g}", FOOLBOX, norm, ours, theirs, note=note, draws=DRAWS)
 
 
 def _few_pixels(pixels: int) -> Match:

@@ -21,6 +21,13 @@ class Setting:
     pixels: Tensor
     labels: Tensor
     """``int64[N]``."""
+    draw: int = 0
+    """Which of a random attack's runs this is."""
+
+    @property
+    def seeds(self) -> range:
+        """One an image, others in every draw."""
+        return range(1000 * self.draw, 1000 * self.draw + len(self.pixels))
 
     @property
     def unit_model(self) -> nn.Module:
@@ -80,5 +87,7 @@ class Match:
     it is not the norm."""
     towards_next: bool = False
     """The class after the label is to be reached; otherwise, any but the label."""
+    draws: int = 1
+    """Runs of either side with random numbers of their own; what is reached is their mean."""
     largest_side: int | None = None
     """The peer is only run on images of at most so many pixels a side."""

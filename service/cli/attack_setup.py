@@ -17,7 +17,7 @@ from attacks.judge import BundleJudge, Judge, ModelJudge
 from attacks.objective import Model
 from attacks.oracle import Oracle
 from attacks.presets import PRESETS, possible
-from attacks.registry import UnknownAttack, names, parse, split
+from attacks.registry import UnknownAttack, methods, parse, split
 from attacks.self_check import Finding, self_check
 from attacks.spec import Attacker, AttackSpec, Need
 from attacks.work import Bench
@@ -149,7 +149,7 @@ def _refuse_impossible(specs: Sequence[AttackSpec], *, gradients: bool, aware: b
     if not gradients:
         blocked = [spec.name for spec in specs if Need.GRADIENTS in spec.needs]
         if blocked or not specs:
-            everything = [parse(name, EPSILON) for name in names()]
+            everything = [parse(name, EPSILON) for name in methods()]
             remaining = possible(everything, gradients=False, aware=aware)
             raise UnknownAttack(
                 f"this model has no gradients, which {', '.join(dict.fromkeys(blocked))} follow; "
@@ -228,7 +228,9 @@ def prepared(
         )
     samples = draw(clean_samples(load(bars, own, spec)), images, bench.seed)
     labels = torch.from_numpy(samples.labels)
-    pixels = tuple(torch.from_numpy(image).float().to(bench.device) for image in samples.images)
+    pixels = tuple(
+        torch.tensor(image, dtype=torch.float32, device=bench.device) for image in samples.images
+    )
     if spec.head is Head.MULTILABEL:
         with torch.no_grad():
             labels = torch.cat([bench.model(image[None]) > 0 for image in pixels])
