@@ -63,9 +63,11 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 	$(BIN)/python benchmarks/nine_findings.py --data $(LAZARET_DATA) --out $(RUN)/nine-findings
 	$(BIN)/lazaret phantom dataset --out $(RUN)/bench-phantoms --images 2000 --size 128
 	$(BIN)/python -m benchmarks.agreement --model phantom --data $(RUN)/bench-phantoms --images 50 \
-		--page docs/results/attacks_two_classes.md
+		--json $(RUN)/two-classes.json
 	$(BIN)/python -m benchmarks.agreement --model $(RUN)/nine-findings/model \
-		--data $(RUN)/nine-findings/data --images 50 --page docs/results/attacks_nine_classes.md
+		--data $(RUN)/nine-findings/data --images 50 --json $(RUN)/nine-classes.json
+	$(BIN)/python -m benchmarks.agreement --rows $(RUN)/two-classes.json \
+		--rows $(RUN)/nine-classes.json --page docs/results/attacks.md
 
 # each peer in an environment of its own: their dependencies contradict one another and ours
 bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (installs them; half an hour)

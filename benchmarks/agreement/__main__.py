@@ -189,6 +189,15 @@ def _both(row: Row, field: str, form: str) -> str:
     return f"{ours} / {theirs}"
 
 
+def read(path: Path) -> list[Row]:
+    """What ``--json`` wrote."""
+    documents = json.loads(path.read_text())
+    for document in documents:
+        for side in ("ours", "theirs"):
+            document[side] = document[side] and Side(**document[side])
+    return [Row(**document) for document in documents]
+
+
 def load(name: str, data: Path, images: int, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
     """A model and test images of the commonest size that it diagnoses right."""
     model = victim_of(load_model(name))
@@ -220,8 +229,11 @@ def load(name: str, data: Path, images: int, seed: int) -> tuple[nn.Module, Tens
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", required=True, help="repeat, with --data")
-    parser.add_argument("--data", action="append", required=True, type=Path)
+    parser.add_argument("--model", action="append", default=[], help="repeat, with --data")
+    parser.add_argument("--data", action="append", default=[], type=Path)
+    parser.add_argument(
+        "--rows", action="append", default=[], type=Path, help="--json of an earlier run, shown too"
+    )
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--only", default="", help="attacks whose title begins like this")
     parser.add_argument("--seed", type=int, default=0, help="which images are drawn")
@@ -229,7 +241,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="write the table as Markdown")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # passes of a few images gain nothing from more
-    rows = []
+    rows = [row for path in arguments.rows for row in read(path)]
     for name, data in zip(arguments.model, arguments.data, strict=True):
         model, pixels, labels = load(name, data, arguments.images, arguments.seed)
         print(f"{name}: {len(pixels)} images of {tuple(pixels.shape[1:])}", flush=True)
