@@ -85,12 +85,18 @@ class CodecPool:
         try:
             child = child or _Child()
             return child.decode(frame, self._seconds)
-        except _Died as death:
-            self.on_death(death.cause)
-            assert child is not None  # only a child dies
-            child.close()
+        except CodecFailed:
+            raise  # it answered, and may be asked again
+        except BaseException as error:
+            # what has not been read to its end would be taken for the next frame's answer
+            if child is not None:
+                child.close()
+                child = None
+            if not isinstance(error, _Died):
+                raise
+            self.on_death(error.cause)
             child = _Child()  # warm again before the next frame comes
-            raise CodecFailed(death.cause) from None
+            raise CodecFailed(error.cause) from None
         finally:
             self._slots.put(child)
 

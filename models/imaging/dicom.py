@@ -210,14 +210,9 @@ class Instance:
         return low < padding[0] and padding[1] < high
 
     def _looked_up(self, values: Values, stored: Stored, notes: list[str]) -> Pixels:
-        indices = self._indices(stored, notes)[..., 0].astype(np.int32)
-        if self.layout.signed:
-            half = 1 << (self.layout.stored - 1)
-            indices = (indices ^ half) - half
-        entries, first = colour.palette(values, self.layout.signed)
-        gray = bool(np.all(entries == entries[:, :1]))
-        notes.append("palette to gray" if gray else "palette to RGB")
-        return (entries[:, :1] if gray else entries).take(indices - first, axis=0, mode="clip")
+        table = colour.palette(values, self.layout.stored, self.layout.signed)
+        notes.append("palette to gray" if table.shape[1] == 1 else "palette to RGB")
+        return table.take(self._indices(stored, notes)[..., 0], axis=0)
 
     def _coloured(self, stored: Stored, notes: list[str]) -> Pixels:
         pixels = stored.astype(np.uint8, copy=False)

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from detectors.bundle import Bundle, BundleProblem
 from models.engine import EngineProblem
+from models.imaging.transfer_syntax import TRANSFER_SYNTAXES, read_here
 from service.auth import Auth
 from service.cli.doctor_pacs import examine_pacs
 from service.cli.finding import Finding
@@ -55,6 +56,7 @@ def examine(bundles: list[Path] | None) -> Iterator[Finding]:
     yield Finding("python", good, platform.python_version() + ("" if good else "; install 3.11+"))
     yield _runtime()
     yield _torch()
+    yield _decoders()
     yield _machine()
     try:
         settings = Settings.load(bundles=bundles or None)
@@ -97,6 +99,14 @@ def _torch() -> Finding:
         return Finding(
             "torch", None, "only train, attack, fit and evaluate need it: lazaret[train]"
         )
+
+
+def _decoders() -> Finding:
+    missing = [s.name for uid, s in TRANSFER_SYNTAXES.items() if uid not in read_here()]
+    if missing:
+        detail = f"cannot read {', '.join(missing)}: lazaret[dicom]"
+        return Finding("dicom decoders", None, detail)
+    return Finding("dicom decoders", True, f"{len(TRANSFER_SYNTAXES)} transfer syntaxes")
 
 
 def _machine() -> Finding:

@@ -74,6 +74,21 @@ def test_a_library_that_prints_does_not_spoil_the_answer(pool: CodecPool) -> Non
         assert pool.decode(frame("chatter")).ravel().tolist() == list(range(6))
 
 
+def test_an_answer_that_was_not_read_is_never_another_frames(
+    pool: CodecPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.decode(frame("chatter"))
+
+    def no_memory(self: Any, size: int, deadline: float) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codec_pool._Child, "_receive", no_memory)
+        with pytest.raises(MemoryError):
+            pool.decode(frame("chatter", b"secret"))
+    assert pool.decode(frame("chatter")).ravel().tolist() == list(range(6))
+
+
 def test_frames_wait_for_a_process_and_none_is_lost(pool: CodecPool) -> None:
     found: list[int] = []
 
