@@ -77,7 +77,8 @@ bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (ins
 		$(RUN)/peers/$$name/bin/pip install -q $$peer onnxruntime pillow numpy python-multipart; }; done
 	$(BIN)/python -m benchmarks.serving --out docs/results/serving.md
 
-bench-monitoring: $(VENV)/.dev ## what metrics cost
+bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (ten minutes)
+	$(BIN)/python benchmarks/drift_delay.py --out docs/results/drift.md
 	$(BIN)/python benchmarks/metrics_cost.py --out docs/results/metrics_cost.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code

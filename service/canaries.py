@@ -81,6 +81,7 @@ class CanaryWatch:
         elif model not in self._wrong:
             self._wrong.add(model)
             self._metrics.count(c.INCIDENTS, "canary_missed")
+        self._metrics.set(c.INCIDENTS_OPEN, len(self._wrong), "canary_missed")
 
     async def _send(self, guard: Guard, canary: Canary, number: int) -> str:
         log = structlog.get_logger().bind(

@@ -76,6 +76,8 @@ class DriftWatch:
         for guard in self.guards.all:
             self._advance(guard)
             self._publish(guard)
+        drifted = sum(one.drifted_at is not None for one in self.state())
+        self.metrics.set(c.INCIDENTS_OPEN, drifted, "calibration_drift")
 
     def state(self) -> list[DriftAnswer]:
         """Every test of the served bundles. Blocks."""

@@ -15,6 +15,9 @@ from service.metrics import catalogue as c
 from service.metrics import labels as by
 from service.records import Records
 
+QUERY_ATTACK = "query_attack"
+"""The route whose cases are incidents: one a series of queries."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -74,3 +77,4 @@ def watch_cases(records: Records, metrics: Metrics) -> None:
         count, oldest = found.get(state, (0, now))
         metrics.set(c.CASES, count, state)
         metrics.set(c.CASE_OLDEST, max(0.0, (now - oldest).total_seconds()), state)
+    metrics.set(c.INCIDENTS_OPEN, records.open_cases(QUERY_ATTACK), QUERY_ATTACK)

@@ -163,6 +163,12 @@ class Records:
             rows = connection.execute(query.group_by(cases.c.state)).all()
         return {state: (count, oldest) for state, count, oldest in rows}
 
+    def open_cases(self, route: str) -> int:
+        """How many open cases there are of this route. Blocks."""
+        query = select(func.count()).where(cases.c.state == "open", cases.c.route == route)
+        with self._connected().connect() as connection:
+            return int(connection.scalar(query) or 0)
+
     def case_image(self, case_id: str) -> tuple[str, bytes] | None:
         """The media type and content of a held file. Blocks."""
         query = select(cases.c.media_type, cases.c.image).where(cases.c.case_id == case_id)

@@ -30,6 +30,13 @@ class TraceContext:
     """Of what the caller was doing; None where the trace begins here."""
     sampled: bool | None
     """What the caller decided; None leaves it to us."""
+    served: bool = False
+    """Whether what we are doing gets a span of its own, under which others belong."""
+
+    @property
+    def above(self) -> str | None:
+        """The span that a span of ours is put under."""
+        return self.span_id if self.served else self.parent_id
 
     def header(self) -> str:
         """Our ``traceparent``, for the answer and for what we call."""
@@ -44,7 +51,7 @@ def current() -> TraceContext | None:
     return _current.get()
 
 
-def next_context(traceparent: str | None) -> TraceContext:
+def next_context(traceparent: str | None, *, served: bool = False) -> TraceContext:
     """The context of a request that came with this header; of a new trace where there is none or
     it is malformed. Nothing of the header but hex digits is kept."""
     found = _FORM.fullmatch(traceparent) if traceparent and len(traceparent) <= 256 else None
@@ -53,8 +60,8 @@ def next_context(traceparent: str | None) -> TraceContext:
         plain = version != "ff" and not (version == "00" and more)
         if plain and trace_id != 32 * "0" and parent_id != 16 * "0":
             sampled = bool(int(flags, 16) & _SAMPLED)
-            return TraceContext(trace_id, new_span_id(), parent_id, sampled)
-    return TraceContext(secrets.token_hex(16), new_span_id(), None, None)
+            return TraceContext(trace_id, new_span_id(), parent_id, sampled, served)
+    return TraceContext(secrets.token_hex(16), new_span_id(), None, None, served)
 
 
 def new_span_id() -> str:
@@ -63,9 +70,9 @@ def new_span_id() -> str:
 
 
 @contextmanager
-def followed(traceparent: str | None = None) -> Iterator[TraceContext]:
+def followed(traceparent: str | None = None, *, served: bool = False) -> Iterator[TraceContext]:
     """Work in a request's context: for every door but HTTP, which ``tracing.Traced`` opens."""
-    context = next_context(traceparent)
+    context = next_context(traceparent, served=served)
     token = _current.set(context)
     try:
         yield context

@@ -85,7 +85,7 @@ def told(
         spans.send(Span(stage, context.trace_id, new_span_id(), whole, at, at + seconds, {}))
         at += seconds
     spans.send(
-        Span(name, context.trace_id, whole, context.span_id, started, perf_counter(), attributes)
+        Span(name, context.trace_id, whole, context.above, started, perf_counter(), attributes)
     )
 
 
@@ -114,7 +114,7 @@ class Traced:
                 message["headers"] = [*message.get("headers", ()), ours]
             await send(message)
 
-        with trace_context.followed(given.decode("latin-1")) as context:
+        with trace_context.followed(given.decode("latin-1"), served=True) as context:
             try:
                 await self._app(scope, receive, sending)
             finally:

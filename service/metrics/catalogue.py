@@ -151,10 +151,12 @@ WORKER_RESTARTS = Counter("lazaret_worker_restarts", "Worker processes that died
 RECORD_FAILURES = Counter(
     "lazaret_record_failures", "Answers withheld because they could not be recorded"
 )
-AUDIT_FAILURES = Counter("lazaret_audit_failures", "Audit messages that could not be written")
+AUDIT_FAILURES = Counter(
+    "lazaret_audit_failures", "Attempts to deliver an audit message that failed"
+)
 AUDIT_LAST = Gauge(
     "lazaret_audit_last_timestamp_seconds",
-    "When the last audit message was written, in seconds since 1970",
+    "When the last audit message was delivered, in seconds since 1970",
 )
 CASES = Gauge("lazaret_cases", "Cases on record, by state", (by.CASE_STATE,))
 CASE_OLDEST = Gauge(

@@ -20,6 +20,8 @@ from service.pacs.peers import Peer
 from service.pacs.routes import Delivery as Pace
 from service.pacs.senders import Outcome, Sender, Sent, Unreachable, sender_for
 
+AUDIT = "audit"
+"""What the outbox calls an audit message."""
 GROUP = 16
 """Most objects of one association: small, so that the lease covers a group on a slow line."""
 LOOK_SECONDS = 1.0
@@ -100,7 +102,12 @@ class Delivery:
             self._outbox.delivered(item, now)
             self._metrics.observe(c.OUTBOX_LAG, age, name)
             self._metrics.count(c.OUTBOX_DELIVERIES, name, kind, "delivered")
-        elif sent.outcome is Outcome.NEVER or age > self._pace.give_up_seconds:
+            if kind == AUDIT:
+                self._metrics.set(c.AUDIT_LAST, now.timestamp())
+            return
+        if kind == AUDIT:
+            self._metrics.count(c.AUDIT_FAILURES)
+        if sent.outcome is Outcome.NEVER or age > self._pace.give_up_seconds:
             self._outbox.gave_up(item, problem, now)
             self._metrics.count(c.OUTBOX_DELIVERIES, name, kind, "dead")
             structlog.get_logger().error(

@@ -73,13 +73,14 @@ def _receiver(settings: Settings, callers: Callers, spool: Spool, tally: Tally) 
         return None
     from service.pacs.link import LinkLimits
     from service.pacs.receiver import Receiver, ReceiverConfig
-    from service.pacs.tls import server_context
+    from service.pacs.tls import expiry, server_context
 
     tls = None
     if settings.dicom_tls_certificate is not None:
         tls = server_context(
             settings.dicom_tls_certificate, settings.dicom_tls_key, settings.dicom_tls_clients
         )
+        tally.certificate(expiry(settings.dicom_tls_certificate))
     elif settings.dicom_tls_clients is not None:
         raise SettingsProblem("setting dicom_tls_clients: it needs dicom_tls_certificate")
     elif any(proof != "any" for proof in settings.dicom_callers.values()):

@@ -20,6 +20,7 @@ import structlog
 from sqlalchemy import select
 
 from models.imaging import ImageProblem
+from service import trace_context
 from service.gateway import Gateway, record_of
 from service.guard import Guard, with_policy
 from service.pacs.attributes import Unplaceable, has_pixels, patient_of, subject_of, traits_of
@@ -121,7 +122,8 @@ class Screening:
     async def _screen_alone(self, entry: Entry) -> bool:
         """Whether the entry is done with. One that fails by our fault is set aside."""
         try:
-            await self._screen(entry)
+            with trace_context.followed():
+                await self._screen(entry)
         except NotNow as problem:
             structlog.get_logger().warning("screening waits", reason=str(problem))
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import structlog
 
@@ -27,6 +28,10 @@ class Tally:
         self._metrics.watch(c.SPOOL_BYTES, lambda: spool.held().bytes)
         self._metrics.watch(c.SPOOL_FREE_BYTES, lambda: max(0, spool.held().free_bytes))
         self._metrics.watch(c.SPOOL_OLDEST, spool.oldest_seconds)
+
+    def certificate(self, expires: datetime) -> None:
+        """The receiver's certificate, and until when it is valid."""
+        self._metrics.set(c.CERTIFICATE_EXPIRY, expires.timestamp(), "dicom_in")
 
     def association(self, calling: str, outcome: str) -> None:
         """One association ``accepted``, ``rejected`` or ``aborted``."""

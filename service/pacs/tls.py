@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import datetime
 from pathlib import Path
 
 from service.settings import SettingsProblem
@@ -40,6 +41,14 @@ def server_context(certificate: Path, key: Path | None, clients: Path | None) ->
             ) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def expiry(certificate: Path) -> datetime:
+    """Until when a PEM certificate that ``server_context`` took is valid."""
+    # Here, because only a site with TLS needs it.
+    from cryptography.x509 import load_pem_x509_certificate
+
+    return load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
 def _no_password() -> str:

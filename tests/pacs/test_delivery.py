@@ -22,7 +22,7 @@ from service.pacs.outbox_states import State
 from service.pacs.peers import DicomwebPeer, DimsePeer, Peer
 from service.pacs.routes import Delivery as Pace
 from service.pacs.routes import Emitted
-from service.pacs.senders import Outcome, Unreachable, sender_for
+from service.pacs.senders import Outcome, Sent, Unreachable, sender_for
 from service.pacs.structured_report import structured_report
 from service.records import Records
 
@@ -69,6 +69,21 @@ def report(number: int) -> tuple[str, bytes]:
 def item(content: bytes, kind: str = "sr") -> Item:
     parcel = Parcel("archive", kind, "application/dicom", content)
     return Item(1, parcel, 1, datetime.now(UTC))
+
+
+def test_an_audit_message_that_does_not_arrive_is_counted(box: Outbox) -> None:
+    metrics = Metrics()
+    delivery = Delivery(box, {}, QUICK, metrics)
+    for outcome in (Outcome.LATER, Outcome.NEVER, Outcome.DELIVERED):
+        delivery.settle(Sent(item(b"x", "audit"), outcome, "unreachable"))
+    values = {
+        sample.name: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name.startswith("lazaret_audit")
+    }
+    assert values["lazaret_audit_failures_total"] == 2
+    assert values["lazaret_audit_last_timestamp_seconds"] > time.time() - 60
 
 
 @contextmanager

@@ -15,10 +15,13 @@ from receiving import Receiving, receiving, write_image, write_images
 from servers.certificates import Authority
 from servers.dcmtk import dcmtk
 
+from service.metrics import Metrics
+from service.metrics import catalogue as c
 from service.pacs.callers import Callers
 from service.pacs.link import LinkLimits
 from service.pacs.spool import Spool
-from service.pacs.tls import server_context
+from service.pacs.tally import Tally
+from service.pacs.tls import expiry, server_context
 from service.settings import SettingsProblem
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +119,18 @@ def test_tls_with_certificates_on_record(tmp_path: Path) -> None:
         assert "(Success)" not in storescu(node, "-aet", "CR1", image)  # in the clear
         eventually(lambda: node.counted(REFUSED, reason="certificate") >= 3)
         assert "(Success)" in with_(modality)
+
+
+def test_until_when_the_certificate_is_valid_is_told(tmp_path: Path) -> None:
+    server, metrics = Authority(tmp_path / "ca").issue("server"), Metrics()
+    Tally(metrics).certificate(expiry(server.certificate))
+    (told,) = [
+        sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == c.CERTIFICATE_EXPIRY.name
+    ]
+    assert told > time.time()
 
 
 def test_tls_1_1_is_not_spoken(tmp_path: Path) -> None:

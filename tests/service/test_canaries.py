@@ -115,6 +115,7 @@ def test_a_guard_that_went_blind_is_told(settings: Settings, sealed: Path) -> No
         assert 'lazaret_canaries_missed{kind="clean",model="tiny"} 0.0' in text
         assert "lazaret_canary_last_timestamp_seconds{" not in text
         assert 'lazaret_incidents_total{kind="canary_missed"} 1.0' in text
+        wait_for(client, 'lazaret_incidents_open{kind="canary_missed"} 1.0')
 
 
 def test_no_canary_is_sent_where_none_is_wanted(settings: Settings, sealed: Path) -> None:

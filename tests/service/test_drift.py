@@ -177,9 +177,11 @@ def test_a_scanner_change_is_told_by_the_running_service(
             time.sleep(0.2)
         (told,) = client.get("/drift").json()
         assert told["advice"] == ADVICE
-        assert (
-            'lazaret_incidents_total{kind="calibration_drift"} 1.0' in client.get("/metrics").text
-        )
+        opened = 'lazaret_incidents_open{kind="calibration_drift"} 1.0'
+        while opened not in (text := client.get("/metrics").text):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert 'lazaret_incidents_total{kind="calibration_drift"} 1.0' in text
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,15 @@ def test_a_later_version_is_understood_as_far_as_it_goes() -> None:
     assert next_context(f"cc-{TRACE}-{PARENT}-00").sampled is False
 
 
+def test_a_span_belongs_under_the_request_where_that_has_one() -> None:
+    with followed(GIVEN, served=True) as request:
+        assert request.above == request.span_id
+    with followed(GIVEN) as association:
+        assert association.above == PARENT
+    with followed() as begun:
+        assert begun.above is None
+
+
 def test_a_context_ends_with_its_work() -> None:
     with followed(GIVEN) as context:
         assert current() is context
