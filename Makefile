@@ -90,6 +90,10 @@ docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m attacks.catalogue > docs/attack_list.md
 	$(BIN)/python -m detectors.evaluation_schema > docs/evaluation.schema.json
 
+.PHONY: pictures
+pictures: $(VENV)/.dev ## draw the dashboards in docs/images from a minute of real traffic (needs prometheus)
+	$(BIN)/python -m deploy.grafana.pictures --out docs/images --seconds 60
+
 secrets: ## make the passwords and the API key that docker-compose.yml mounts, once
 	$(PYTHON) deploy/make_secrets.py
 
@@ -98,7 +102,7 @@ rehearse-image: $(VENV)/.dev ## do what the image does without a container engin
 
 sbom: $(VENV)/.dev ## list what the image installs, as CycloneDX, in runs/sbom.cdx.json
 	rm -rf $(RUN)/image && $(PYTHON) -m venv $(RUN)/image
-	$(RUN)/image/bin/pip install -q -c constraints.txt '.[postgres,dicom]'
+	$(RUN)/image/bin/pip install -q -c constraints.txt '.[postgres,dicom,pacs,grpc]'
 	$(RUN)/image/bin/pip uninstall -q -y pip setuptools
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--output-format JSON --output-file $(RUN)/sbom.cdx.json $(RUN)/image/bin/python

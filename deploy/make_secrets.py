@@ -40,8 +40,10 @@ def make(folder: Path) -> list[str]:
     keep(
         "lazaret.toml",
         "# what the service must not be told in its environment; other settings may follow\n"
-        f'database = "postgresql+psycopg://lazaret:{postgres}@postgres/lazaret"\n',
+        f'database = "postgresql+psycopg://lazaret:{postgres}@postgres/lazaret"\n'
+        f'redis = "redis://:{redis}@redis:6379/0"\n',
     )
+    keep("query_secret", secrets.token_hex(32))
     key = keep("api_key", secrets.token_hex(32))
     keep("api_keys", f"{CLIENT}:{hashlib.sha256(key.encode()).hexdigest()}\n")
     return written

@@ -15,16 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import numpy as np
 from servers.process import free_port
-from tiny_bundle import FLAGGED, REJECTED, degraded, flat, write_bundle
+from tiny_bundle import FLAGGED, REJECTED, degraded, encode, flat, write_bundle
 
 from detectors.bundle import Bundle
 from detectors.canaries import Canary, Kind, seal
 
 HERE = Path(__file__).parent
 RULES = HERE.parents[1] / "deploy" / "prometheus" / "rules"
-ORDINARY = tuple(flat(gray) for gray in range(2, 124, 2) if gray != 7)
-"""Images whose p-values are spread over (0, 1), as benign ones' are."""
+PATTERN = np.kron(np.random.default_rng(5).integers(40, 120, (8, 8)), np.ones((8, 8)))
+ORDINARY = (*(flat(gray) for gray in range(2, 124, 2)), encode(PATTERN.astype(np.uint8)))
+"""Images whose p-values are spread over (0, 1), as benign ones' are; the last shows something, so
+that the query history remembers it."""
 PNG = {"Content-Type": "image/png"}
 
 
@@ -155,6 +158,10 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
+
+NOISE = np.random.default_rng(6)
+SMOOTHED = tuple(encode(NOISE.integers(3, 5, (32, 32), np.uint8)) for _ in range(600))
+"""Images, no two alike, that all look less suspicious than most of those calibrated on."""
 
 MIXED = (
     *ORDINARY * 3,

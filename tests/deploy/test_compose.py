@@ -15,6 +15,7 @@ import yaml
 from compose_spec import PyOptions
 
 from deploy.make_secrets import make
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -105,6 +106,9 @@ def test_secrets_are_random_kept_and_closed(tmp_path: Path) -> None:
     assert {Path(entry["file"]).name for entry in declared} <= set(contents)
     settings = tomllib.loads(contents["lazaret.toml"])
     assert contents["postgres_password"] in settings["database"]
+    assert contents["redis_password"] in settings["redis"]
+    assert contents["redis_password"] in contents["redis.conf"]
+    assert set(settings) <= set(Settings.model_fields)
     digest = hashlib.sha256(contents["api_key"].encode()).hexdigest()
     assert contents["api_keys"].strip().endswith(digest)
 
