@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import GRAY, TWELVE, edited, refused, rounded, shown
+from dicom_files import GRAY, TWELVE, edited, element, refused, rounded, shown
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 
 from models.imaging import Image, ImageProblem, Problem, codecs, encode
 from models.imaging.decode import decode
@@ -148,6 +153,65 @@ def test_rgb(planar: int, rle: bool) -> None:
         dataset.save_as(stream)
         file, rgb = stream.getvalue(), dataset.pixel_array
     assert np.array_equal(decode(file).pixels, rgb)
+
+
+def test_a_deflated_file_is_the_same_image() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(edited()))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    data = stream.getvalue()
+    assert decode(data).digest == decode(edited()).digest
+    refused(data[:-20], Problem.MALFORMED)
+    refused(data[:400] + b"\0\1\2" + data[403:], Problem.MALFORMED)
+
+
+def test_overlay_planes_are_not_drawn_and_said_so() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(edited()))
+    dataset.add_new(0x60000010, "US", 24)
+    dataset.add_new(0x60003000, "OW", b"\xff" * 96)
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    image = decode(stream.getvalue())
+    assert image.digest == decode(edited()).digest
+    assert "overlays not drawn" in image.notes
+
+
+def test_encapsulated_pixels_may_lack_their_end_and_be_followed_by_more() -> None:
+    good = encode.dicom(GRAY, rle=True)
+    assert decode(good[:-8]).digest == decode(good).digest
+    padding = element(0xFFFCFFFC, b"OB", bytes(64))
+    assert decode(good + padding).digest == decode(good).digest
+    assert decode(encode.dicom(GRAY) + padding).digest == decode(good).digest
+    assert decode(encode.dicom(GRAY) + bytes(512)).digest == decode(good).digest
+    refused(good[:-40], Problem.MALFORMED)
+
+
+def test_a_modality_table_wins_over_a_rescale() -> None:
+    modality = lut([4096, 0, 16], 4095 - np.arange(4096))
+    both = edited(ModalityLUTSequence=modality, RescaleSlope=3, RescaleIntercept=9)
+    assert np.array_equal(shown(both), rounded((4095 - TWELVE[..., 0]) * (255 / 4095)))
+
+
+def test_a_table_whose_first_value_is_signed() -> None:
+    stored = (TWELVE.astype(int) - 2048)[..., 0]
+    item = Dataset()
+    item.add_new(0x00283002, "US", [4096, 65_536 - 2048, 12])
+    item.add_new(0x00283006, "OW", np.arange(4096)[::-1].astype("<u2").tobytes())
+    data = edited(
+        PixelData=(stored & 0xFFF).astype("<u2").tobytes(), PixelRepresentation=1,
+        VOILUTSequence=Sequence([item]), WindowCenter=None, WindowWidth=None,
+    )  # fmt: skip
+    assert np.array_equal(shown(data), rounded((2047 - stored) * (255 / 4095)))
+
+
+def test_sixteen_bit_tables_of_65536_entries() -> None:
+    wide = (TWELVE * 16).astype(np.uint16)
+    curve = np.arange(65_536)[::-1]
+    data = edited(wide, VOILUTSequence=lut([0, 0, 16], curve), WindowCenter=None, WindowWidth=None)
+    assert np.array_equal(
+        shown(data), rounded((65_535 - wide[..., 0].astype(int)) * (255 / 65_535))
+    )
 
 
 def test_implicit_files_and_files_without_preamble() -> None:
