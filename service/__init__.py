@@ -17,3 +17,9 @@ promise is kept, ``canaries`` at whether the guard still detects; ``watches`` wi
 
 Imports ``detectors`` and ``models``, never torch.
 """
+
+import os
+
+# Before numpy: the products of a request are small and run in several decoder threads at once,
+# where OpenBLAS's own threads would spin for the same cores (three quarters of the CPU on two).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -132,6 +132,13 @@ def test_a_port_that_another_service_shares_is_refused(bundle: Path, tmp_path: P
         assert "cannot listen" in found.stderr
 
 
+def test_small_products_start_no_threads_of_their_own() -> None:
+    code = "import service.cli, numpy, os; print(len(os.listdir('/proc/self/task')))"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OPENBLAS", "OMP"))}
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=environment, text=True).strip() == "1"
+
+
 def test_cores_and_bounds_are_divided(bundle: Path) -> None:
     settings = Settings(
         bundles=(bundle,), workers=4, decode_threads=6, max_in_flight=100, max_held_bytes=400
