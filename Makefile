@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-monitoring bench-serving docs secrets rehearse-image sbom protocol clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-monitoring bench-serving pacs-kills docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 		--rows $(RUN)/nine-classes.json --page docs/results/attacks.md
 
 # each peer in an environment of its own: their dependencies contradict one another and ours
+pacs-kills: $(VENV)/.dev ## kill the PACS node 20 times: nothing lost, nothing twice (needs dcmtk, Orthanc; hours)
+	$(BIN)/python benchmarks/pacs_kills.py --out docs/results/pacs_kills.md
+
 bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (installs them; half an hour)
 	for peer in litserve mosec mlserver bentoml kserve 'ray[serve]' 'fastapi uvicorn uvloop httptools'; do \
 		name=$$(echo $$peer | sed 's/\[.*//; s/ .*//; s/fastapi/plain/'); \

@@ -41,6 +41,8 @@ class FrameFinding:
     scores: tuple[Score, ...]
     pixels: str
     """Digest of the decoded image."""
+    decoding: str
+    """Fingerprint of how it was decoded and shown."""
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -123,4 +125,5 @@ def frame_finding(guard: Guard, number: int, judged: Diagnosed) -> FrameFinding:
             Score(entry.name, finite(float(score)), finite(p)) for entry, score, p in entries
         ),
         pixels=judged.image.digest,
+        decoding=judged.image.decoding.fingerprint,
     )

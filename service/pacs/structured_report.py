@@ -77,7 +77,11 @@ def _group(
         algorithm_id=AlgorithmIdentification(
             name=f"Lazaret guard of {finding.model}"[:64],
             version=f"{finding.model_version} {finding.bundle}",
-            parameters=[finding.policy, f"pixels {frame.pixels}"],
+            parameters=[
+                finding.policy,
+                f"pixels {frame.pixels}",
+                f"decoding {frame.decoding}",
+            ],
             family=coding.ARTIFICIAL_INTELLIGENCE,
             manufacturer=MANUFACTURER,
         ),

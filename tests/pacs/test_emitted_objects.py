@@ -43,6 +43,7 @@ def frame(number: int = 1, verdict: Verdict = Verdict.REJECT) -> FrameFinding:
         quality_level=0.01,
         scores=(Score("kd", -1234.56789012345, 0.2), Score("agreement", None, None)),
         pixels="sha256:" + "0" * 64,
+        decoding="sha256:" + "1" * 64,
     )
 
 
@@ -204,7 +205,7 @@ def test_the_report_says_scores_levels_and_algorithms(tmp_path: Path) -> None:
     for words in (
         "Rejected: AI results withheld", "Suspected adversarial manipulation", "Quality Finding",
         "0.00012345679", "-1234.5679", "0.0093", "Artificial Intelligence", FINDING.bundle,
-        "FPR flag=0.01", "kd", "99LAZARET",
+        "FPR flag=0.01", "kd", "99LAZARET", "decoding sha256:1111",
     ):  # fmt: skip
         assert words in text, words
     ds = pydicom.dcmread(io.BytesIO(report.file))
