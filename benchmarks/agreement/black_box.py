@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attacks.access import at
 from attacks.ball import Norm
 from attacks.black_box.boundary import boundary
+from attacks.black_box.geoda import geoda
 from attacks.black_box.hopskipjump import hopskipjump
 from attacks.black_box.nes import nes
 from attacks.black_box.simba import simba
@@ -24,6 +25,7 @@ HOPSKIPJUMP_QUERIES = {Norm.L2: 520, Norm.LINF: 550}
 HOPSKIPJUMP_STEPS = 3  # 100, 141 and 173 probes, beside some 53 for the start and its searches
 BOUNDARY_STEPS = 409  # a tenth asks twice, 53 for the start and at least one noise image
 SIMBA_STEP = 51.0
+GEODA_SIGMA = 1.0
 NES_EPSILON, NES_SAMPLES, NES_SIGMA = 4.0, 24, 1.0
 
 
@@ -131,6 +133,43 @@ def _art_simba(setting: Setting) -> Tensor:
     return to_grey(torch.from_numpy(np.concatenate(results)).to(setting.pixels))
 
 
+def _geoda(setting: Setting) -> Tensor:
+    return geoda(
+        setting.model,
+        setting.pixels,
+        setting.labels,
+        queries=QUERIES,
+        seeds=range(len(setting.pixels)),
+        probe=GEODA_SIGMA,
+    )
+
+
+def _art_geoda(setting: Setting) -> Tensor:
+    from art.attacks.evasion import GeoDA
+    from art.estimators.classification import PyTorchClassifier
+
+    np.random.seed(0)  # the state that ART draws from
+    classifier = PyTorchClassifier(
+        nn.Sequential(setting.unit_model, nn.Softmax(dim=1)).eval(),
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(setting.unit_pixels.shape[1:]),
+        nb_classes=setting.classes,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    attack = GeoDA(
+        classifier,
+        norm=2,
+        sub_dim=setting.pixels.shape[1] // 3,
+        max_iter=QUERIES,
+        sigma=GEODA_SIGMA / 255,
+        verbose=False,
+    )
+    one_hot = np.eye(setting.classes, dtype=np.float32)[setting.labels.cpu().numpy()]
+    found = attack.generate(setting.unit_pixels.cpu().numpy(), one_hot)
+    return to_grey(torch.from_numpy(found).to(setting.pixels))
+
+
 def _plain_nes(setting: Setting) -> Tensor:
     """The paper's estimator with one noise for the whole batch, and its last iterate."""
     generator = torch.Generator().manual_seed(setting.draw)
@@ -193,6 +232,16 @@ MATCHES: tuple[Match, ...] = (
         _art_simba,
         note=f"{QUERIES} queries, 51 grey levels on one pixel; ART asks about both signs of every "
         "direction, ours about the second only if the first is refused",
+    ),
+    Match(
+        "geoda",
+        _ART,
+        Norm.L2,
+        _geoda,
+        _art_geoda,
+        minimum=True,
+        note=f"{QUERIES} queries and probes of one grey level; ART spends its first ones on noise "
+        "until one wins",
     ),
     Match(
         "nes-4",

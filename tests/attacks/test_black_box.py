@@ -12,9 +12,11 @@ from torch import Tensor
 from attacks.access import Access
 from attacks.ball import Norm, size
 from attacks.black_box.boundary import boundary
+from attacks.black_box.geoda import geoda
 from attacks.black_box.hopskipjump import hopskipjump
 from attacks.black_box.nes import nes
 from attacks.black_box.simba import Basis, simba
+from attacks.black_box.surfree import surfree
 from attacks.black_box.transfer import transfer
 from attacks.objective import reached
 from attacks.registry import named
@@ -24,6 +26,9 @@ DECISIONS = {
     "hopskipjump-l2": (partial(hopskipjump, samples=40), Norm.L2),
     "hopskipjump-linf": (partial(hopskipjump, samples=40, norm=Norm.LINF), Norm.LINF),
     "boundary": (boundary, Norm.L2),
+    "surfree": (surfree, Norm.L2),
+    "geoda-l2": (partial(geoda, samples=20), Norm.L2),
+    "geoda-linf": (partial(geoda, samples=20, norm=Norm.LINF), Norm.LINF),
 }
 ASKERS = {
     **{name: attack for name, (attack, _) in DECISIONS.items()},
@@ -63,6 +68,23 @@ def test_hopskipjump_comes_near_the_distance_to_a_hyperplane(name: str, factor: 
     assert (found[3000] >= gap / dual * 0.999).all(), "closer than the boundary"
     assert (found[3000] <= gap / dual * factor).all()
     assert (found[3000] <= found[150]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"), [("surfree", 1.5), ("geoda-l2", 1.3), ("geoda-linf", 1.6)]
+)
+def test_the_newer_ones_come_near_it_too(name: str, factor: float) -> None:
+    attack, norm = DECISIONS[name]
+    weights = torch.linspace(-1, 1, 64)
+    gap = 30 * float(weights.norm())
+    dual = float(weights.norm() if norm is Norm.L2 else weights.abs().sum())
+    pixels, labels = torch.full((3, 8, 8, 1), 128.0), torch.zeros(3, dtype=torch.int64)
+    attacked = attack(
+        Linear(weights, gap), pixels, labels, queries=1500, seeds=range(3), frequencies=1.0
+    )
+    reach = size(attacked - pixels, norm)
+    assert (reach >= gap / dual * 0.999).all(), "closer than the boundary"
+    assert (reach <= gap / dual * factor).all(), reach / (gap / dual)
 
 
 @pytest.mark.parametrize("name", DECISIONS)
