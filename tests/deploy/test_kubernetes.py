@@ -13,10 +13,12 @@ import pytest
 import yaml
 from cloudcoil.models.prometheus_operator import v1 as operator
 
+from service.settings import CONFIG_VARIABLE, Settings
+
 FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
 OLDEST, NEWEST = "1.30", "1.37"
 CUSTOM = {"ServiceMonitor": operator.ServiceMonitor, "PrometheusRule": operator.PrometheusRule}
-OVERLAYS = ("base", "overlays/production", "overlays/gpu")
+OVERLAYS = ("base", "overlays/production", "overlays/gpu", "overlays/pacs")
 NOT_MANIFESTS = ("kustomization.yaml", ".patch.yaml", ".values.yaml")
 
 
@@ -115,7 +117,8 @@ def test_a_pod_is_restricted_and_outlives_its_drain(path: str, pod: dict[str, An
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"  # a cold engine is alive
     assert "memory" in container["resources"]["limits"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
-    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    kept = {"data"} if path.endswith("statefulset.yaml") else set()  # by its claim template
+    assert mounted == {volume["name"] for volume in pod["volumes"]} | kept
 
 
 def test_secrets_come_from_a_secret_that_is_not_here() -> None:
@@ -146,9 +149,32 @@ def test_one_name_selects_the_pods_everywhere() -> None:
     assert found["Deployment"]["spec"]["selector"]["matchLabels"] == name
     assert found["Deployment"]["spec"]["template"]["metadata"]["labels"] == name
     assert found["Service"]["spec"]["selector"] == name
-    assert found["Service"]["metadata"]["labels"] == name
-    for kind in ("PodDisruptionBudget", "ServiceMonitor"):
-        assert found[kind]["spec"]["selector"]["matchLabels"] == name
+    assert name.items() <= found["Service"]["metadata"]["labels"].items()
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == name
     assert found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == name
+    monitor = found["ServiceMonitor"]["spec"]
+    (part,) = monitor["selector"]["matchLabels"].items()
+    assert part in found["Service"]["metadata"]["labels"].items()
+    assert found["Service"]["metadata"]["labels"][monitor["jobLabel"]] == "lazaret"  # as rules say
     scaled = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (scaled["kind"], scaled["name"]) == ("Deployment", "lazaret")
+
+
+def test_received_instances_outlive_their_pod() -> None:
+    found = rendered("overlays/pacs")
+    (node,) = [m for m in found if m["kind"] == "StatefulSet"]
+    assert node["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Retain"
+    (container,) = node["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    (claim,) = node["spec"]["volumeClaimTemplates"]
+    places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert environment["LAZARET_SPOOL"].startswith(places[claim["metadata"]["name"]])
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports["dicom"] == int(environment["LAZARET_DICOM_PORT"])
+    (service,) = [
+        m for m in found if m["kind"] == "Service" and m["metadata"]["name"] == "lazaret-dicom"
+    ]
+    assert service["metadata"]["labels"]["app.kubernetes.io/part-of"] == "lazaret"
+    assert set(environment) <= {f"LAZARET_{name.upper()}" for name in Settings.model_fields} | {
+        CONFIG_VARIABLE
+    }
