@@ -24,6 +24,7 @@ RULES = ROOT / "deploy" / "prometheus" / "rules"
 REASONS = {value for name, value in vars(reasons).items() if name.isupper()}
 NEEDS_A_FAULT = {
     "lazaret_drift": "a source drifts, or enough images were accepted",
+    "lazaret_spool_items": reasons.DICOM,
     "lazaret_outbox_oldest_seconds": reasons.OUTBOX,
     "lazaret_outbox_deliveries_total": reasons.OUTBOX,
     "lazaret_shared_state_up": reasons.REDIS,
