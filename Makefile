@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-monitoring bench-serving pacs-kills docs secrets rehearse-image sbom protocol clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-monitoring bench-serving bench-dicom pacs-kills docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -83,6 +83,9 @@ bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (ins
 bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (ten minutes)
 	$(BIN)/python benchmarks/drift_delay.py --out docs/results/drift.md
 	$(BIN)/python benchmarks/metrics_cost.py --out docs/results/metrics_cost.md
+
+bench-dicom: $(VENV)/.dev ## receiving DICOM beside dcmtk, pynetdicom and Orthanc (ten minutes)
+	PYTHONPATH=. $(BIN)/python benchmarks/dicom_receive.py --rounds 3 --count 150 --out docs/results/dicom_receive.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md

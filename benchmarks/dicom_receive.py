@@ -198,7 +198,8 @@ def page(receivers: list[Receiver], rounds: int, count: int, size: int) -> str:
         "",
         f"`python benchmarks/dicom_receive.py --rounds {rounds} --count {count}` at `{commit}`; "
         f"{count} radiographs of 512 x 512 x 16 bit, {size} bytes each, sent by dcmtk's storescu "
-        f"(128 KB PDUs) over loopback; medians of {rounds} interleaved rounds; {describe()}.",
+        f"(128 KB PDUs) over loopback; medians of {rounds} interleaved rounds; {describe()}; load "
+        f"average {os.getloadavg()[2]:.1f} over the last quarter of an hour.",
         "",
         "| receiver | answers once it is with | 1 association | 4 associations | CPU each, 1 "
         "| CPU each, 4 |",

@@ -162,8 +162,10 @@ class _Socket(AssociationSocket):
             return False
         if isinstance(held, ssl.SSLSocket) and held.pending():
             return True
+        # What has happened already is not kept waiting for what may happen.
+        patience = _IDLE_SECONDS * 1000 if self.event_queue.empty() else 0
         try:
-            events = self._poll.poll(_IDLE_SECONDS * 1000)
+            events = self._poll.poll(patience)
         except (OSError, ValueError):
             self.event_queue.put("Evt17")
             return False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from service.auth import is_loopback
 from service.metrics import Metrics
+from service.monitor import Job, Monitor
 from service.pacs.callers import Callers
 from service.pacs.spool import Spool, SpoolProblem
 from service.pacs.tally import Tally
@@ -14,6 +15,12 @@ from service.settings import Settings, SettingsProblem
 
 if TYPE_CHECKING:
     from service.pacs.receiver import Receiver
+
+LOOK_SECONDS = 10.0
+"""How often the spool is measured."""
+FORGET_SECONDS = 86_400.0
+REMEMBER_DAYS = 400.0
+"""How long a UID is remembered after its verdict: a little over a year of re-sent studies."""
 
 
 class Node:
@@ -38,12 +45,19 @@ class Node:
             )
         except SpoolProblem as problem:
             raise SettingsProblem(f"setting spool: {problem}") from None
-        self.tally.watch(self.spool)
+        self._monitor = Monitor(
+            [
+                Job("spool", LOOK_SECONDS, lambda: self.tally.look(self.spool)),
+                Job("spool", FORGET_SECONDS, self._forget),
+            ],
+            metrics,
+        )
         self._drain_seconds = settings.drain_seconds
         self._receiver = _receiver(settings, callers, self.spool, self.tally)
 
     def start(self) -> None:
         """Listen. Raises ``SettingsProblem`` where the port cannot be bound."""
+        self._monitor.start()
         if self._receiver is not None:
             self._receiver.start()
 
@@ -54,7 +68,11 @@ class Node:
 
     def close(self) -> None:
         """Close the spool, once nothing reads it any more."""
+        self._monitor.close()
         self.spool.close()
+
+    def _forget(self) -> None:
+        self.spool.forget(REMEMBER_DAYS)
 
 
 def _callers(settings: Settings) -> Callers:

@@ -178,10 +178,11 @@ class Index:
             ).rowcount
 
     def counts(self) -> dict[State, tuple[int, int]]:
-        """Instances and bytes by state."""
+        """Instances and bytes by state, of those that have files."""
         with self._lock:
             found = self._quick.execute(
-                "SELECT state, COUNT(*), SUM(size) FROM instances GROUP BY state"
+                "SELECT state, COUNT(*), SUM(size) FROM instances "
+                "WHERE state IN ('waiting', 'aside') GROUP BY state"
             ).fetchall()
         return {State(state): (count, size) for state, count, size in found}
 

@@ -21,13 +21,14 @@ class Tally:
         self._metrics = metrics
         metrics.allow(by.PEER, configured)
 
-    def watch(self, spool: Spool) -> None:
-        """Let the page say how much the spool holds."""
-        self._metrics.watch(c.SPOOL_ITEMS, lambda: spool.held().waiting, "received")
-        self._metrics.watch(c.SPOOL_ITEMS, lambda: spool.held().aside, "held")
-        self._metrics.watch(c.SPOOL_BYTES, lambda: spool.held().bytes)
-        self._metrics.watch(c.SPOOL_FREE_BYTES, lambda: max(0, spool.held().free_bytes))
-        self._metrics.watch(c.SPOOL_OLDEST, spool.oldest_seconds)
+    def look(self, spool: Spool) -> None:
+        """Set what the spool holds. Asks the disk."""
+        held = spool.held()
+        self._metrics.set(c.SPOOL_ITEMS, held.waiting, "received")
+        self._metrics.set(c.SPOOL_ITEMS, held.aside, "held")
+        self._metrics.set(c.SPOOL_BYTES, held.bytes)
+        self._metrics.set(c.SPOOL_FREE_BYTES, max(0, held.free_bytes))
+        self._metrics.set(c.SPOOL_OLDEST, spool.oldest_seconds())
 
     def certificate(self, expires: datetime) -> None:
         """The receiver's certificate, and until when it is valid."""

@@ -65,6 +65,26 @@ def test_send_files_as_they_are(tmp_path: Path) -> None:
         assert "1 of 3 stored" in said
 
 
+def test_what_was_set_aside_is_listed_and_can_wait_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAZARET_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.setenv("LAZARET_SPOOL_RESERVE_BYTES", "0")
+    assert lazaret("pacs", "spool")[0] == 2
+    good, bad = (
+        write_image(tmp_path / "1.dcm"),
+        write_image(tmp_path / "2.dcm", StudyInstanceUID=""),
+    )
+    with receiving(tmp_path) as node:
+        lazaret("pacs", "send", f"LAZARET@127.0.0.1:{node.port}", good, bad, "--calling", "CR1")
+    code, said = lazaret("pacs", "spool")
+    assert (code, "1 wait, 1 set aside" in said, "no-uid" in said) == (0, True, True)
+    assert "CR1" in said
+    assert lazaret("pacs", "spool", "--restore", "7")[0] == 2
+    code, said = lazaret("pacs", "spool", "--restore", "all")
+    assert "2 wait, 0 set aside" in said
+
+
 def test_peers_of_the_table_over_tls_and_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

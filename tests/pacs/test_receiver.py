@@ -253,7 +253,8 @@ def test_a_disk_that_fills_during_an_association_is_out_of_resources(tmp_path: P
 def test_300_instances_in_one_association(tmp_path: Path) -> None:
     uids = write_images(tmp_path / "files", 300)
     with receiving(tmp_path, flush_each=False) as node:
-        assert "Error" not in storescu(node, "+sd", tmp_path / "files")
+        said = storescu(node, "+sd", tmp_path / "files")
+        assert said.count("Received Store Response (Success)") == 300, said[-2000:]
         assert sorted(node.uids) == sorted(uids)
         assert all(entry.read() for entry in node.spool.waiting())
 
@@ -372,10 +373,9 @@ def test_what_is_not_dicom_is_hung_up_on_at_once(tmp_path: Path, sent: bytes) ->
 
 
 def test_connections_that_say_nothing_do_not_keep_others_out(tmp_path: Path) -> None:
-    with receiving(tmp_path, limits=LinkLimits(connect_seconds=0.5, associations=4)) as node:
+    with receiving(tmp_path, limits=LinkLimits(connect_seconds=1, associations=4)) as node:
         silent = [socket.create_connection(("127.0.0.1", node.port), 5) for _ in range(40)]
-        eventually(lambda: node.counted(REFUSED, reason="limit") >= 1)
-        eventually(lambda: alive(node))
+        eventually(lambda: alive(node), 30)
         for connection in silent:
             connection.close()
 

@@ -117,6 +117,13 @@ def test_one_instance_as_the_body(tmp_path: Path) -> None:
         assert len(list(spool.waiting())) == 1
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Spool]]:
+    """One that takes instances of 200 KB at most."""
+    with stowing(tmp_path_factory.mktemp("small"), dicom_instance_bytes=200_000) as both:
+        yield both
+
+
 @pytest.mark.parametrize(
     ("content", "media_type", "status"),
     [
@@ -136,15 +143,15 @@ def test_one_instance_as_the_body(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_body_is_a_problem_document(
-    tmp_path: Path, content: bytes, media_type: str, status: int
+    small: tuple[TestClient, Spool], content: bytes, media_type: str, status: int
 ) -> None:
-    with stowing(tmp_path, dicom_instance_bytes=200_000) as (client, spool):
-        answer = post(client, content, media_type=media_type)
-        assert answer.status_code == status
-        if status != 409:
-            assert answer.headers["Content-Type"] == "application/problem+json"
-        assert not list(spool.waiting())
-        assert client.get("/livez").status_code == 200
+    client, spool = small
+    answer = post(client, content, media_type=media_type)
+    assert answer.status_code == status
+    if status != 409:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert not list(spool.waiting())
+    assert client.get("/livez").status_code == 200
 
 
 def test_who_may_send_and_where(tmp_path: Path) -> None:
