@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-monitoring bench-serving bench-dicom pacs-kills docs secrets rehearse-image sbom protocol clean
+.PHONY: help demo test lint types format zoo evaluate evaluate-smoke bench bench-queries bench-monitoring bench-serving bench-dicom pacs-kills docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -86,6 +86,16 @@ bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (t
 
 bench-dicom: $(VENV)/.dev ## receiving DICOM beside dcmtk, pynetdicom and Orthanc (ten minutes)
 	PYTHONPATH=. $(BIN)/python benchmarks/dicom_receive.py --rounds 3 --count 150 --out docs/results/dicom_receive.md
+
+bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fingerprints, cost (needs redis-server; half an hour)
+	$(BIN)/lazaret phantom dataset --out $(RUN)/query-phantoms --images 1500 --seed 7
+	$(BIN)/python -m benchmarks.query_attacks --model phantom --data $(RUN)/query-phantoms --short 24 \
+		--full-images 12 --full 150 --adaptive-images 4 --adaptive 100 --page $(RUN)/query_attacks.md
+	$(BIN)/python -m benchmarks.query_benign --model phantom --data $(RUN)/query-phantoms --page $(RUN)/query_benign.md
+	cat $(RUN)/query_attacks.md $(RUN)/query_benign.md
+	$(BIN)/python -m benchmarks.query_fingerprints --model phantom --data $(RUN)/query-phantoms \
+		--page docs/results/query_fingerprints.md
+	$(BIN)/python benchmarks/query_history_cost.py --out docs/results/query_history_cost.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md

@@ -182,16 +182,21 @@ def adaptive_rows(
     labels: Tensor,
     names: Sequence[str],
     queries: int,
+    most: int,
 ) -> list[str]:
-    """A table of every attack in every disguise."""
+    """A table of every attack in every disguise, on up to ``most`` images that fall to the attack
+    within as many questions while nobody watches."""
     lines = [
-        "| attack | disguise | success after the guard | questions asked, median | refused |",
-        "|---|---|---|---|---|",
+        "| attack | images that fall without the guard | disguise | success after the guard, of "
+        "the first of these | questions asked, median | refused |",
+        "|---|---|---|---|---|---|",
     ]
     for name in names:
+        bare = record(model, pixels, labels, [name], queries)
+        fall = [i for i, trace in enumerate(bare) if trace.success is not None]
         for title, disguise in DISGUISES.items():
             runs = []
-            for i in range(len(pixels)):
+            for i in fall[:most]:
                 rows = slice(i, i + 1)
                 guarded = Adaptive(model, spec, pixels[i], int(labels[i]), disguise, queries)
                 attack = parse(ATTACKS[name]).model_copy(update={"queries": 100_000})
@@ -199,12 +204,14 @@ def adaptive_rows(
                 with suppress(SpentProblem):
                     carry_out(attack, scene)
                 runs.append(guarded)
+            head = f"| {name} | {share(len(fall), len(pixels))} | {title} "
+            if not runs:
+                lines.append(f"{head}| none to try | | |")
+                continue
             won = sum(run.won for run in runs)
             asked = statistics.median(run.asked for run in runs)
             refused = sum(run.refused for run in runs) / sum(run.asked for run in runs)
-            lines.append(
-                f"| {name} | {title} | {won} of {len(runs)} | {asked:.0f} | {refused:.0%} |"
-            )
+            lines.append(f"{head}| {share(won, len(runs))} | {asked:.0f} | {refused:.0%} |")
             print(lines[-1], flush=True)
     return lines
 
@@ -346,9 +353,7 @@ def main() -> None:
     lines = replay_rows(arguments.attacks, short, full, spec, unseen=5)
     few = arguments.adaptive_images
     lines += ["", "## Adaptive", ""]
-    lines += adaptive_rows(
-        model, spec, pixels[:few], labels[:few], arguments.attacks, arguments.adaptive
-    )
+    lines += adaptive_rows(model, spec, pixels, labels, arguments.attacks, arguments.adaptive, few)
     title = Path(arguments.model).name
     body = "\n".join(
         [
@@ -357,7 +362,7 @@ def main() -> None:
             f"`{shlex.join(['python', '-m', 'benchmarks.query_attacks', *sys.argv[1:]])}`; images "
             f"of {tuple(pixels.shape[1:])}, one a patient, that the model diagnoses right; "
             f"{len(pixels)} of them for {arguments.short} questions, {arguments.full_images} for "
-            f"{arguments.full}, {few} for {arguments.adaptive} adaptive ones; {describe()}.",
+            f"{arguments.full}; adaptive ones ask {arguments.adaptive}; {describe()}.",
             "",
             *lines,
             "",
