@@ -49,6 +49,7 @@ def fill(url: str, of: Bundle, scores: np.ndarray, prefix: str = "r", **changed:
                     {"name": "range", "score": 0.1, "p_value": 0.5},
                 ],
                 "pixels": f"sha256:{prefix}{i}", "case": case if held else None,
+                "case_id": case.case_id if held else None,
             }  # fmt: skip
             written.append(records.write(Record(**{**given, **changed})))
         await asyncio.gather(*written)
