@@ -79,6 +79,7 @@ bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (ins
 		test -d $(RUN)/peers/$$name || { $(PYTHON) -m venv $(RUN)/peers/$$name && \
 		$(RUN)/peers/$$name/bin/pip install -q $$peer onnxruntime pillow numpy python-multipart; }; done
 	$(BIN)/python -m benchmarks.serving --out docs/results/serving.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.serving.stages --out docs/results/serving_stages.md
 
 bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (ten minutes)
 	$(BIN)/python benchmarks/drift_delay.py --out docs/results/drift.md
