@@ -69,10 +69,10 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 	$(BIN)/python -m benchmarks.agreement --rows $(RUN)/two-classes.json \
 		--rows $(RUN)/nine-classes.json --page docs/results/attacks.md
 
-# each peer in an environment of its own: their dependencies contradict one another and ours
 pacs-kills: $(VENV)/.dev ## kill the PACS node 20 times: nothing lost, nothing twice (needs dcmtk, Orthanc; hours)
 	$(BIN)/python benchmarks/pacs_kills.py --out docs/results/pacs_kills.md
 
+# each peer in an environment of its own: their dependencies contradict one another and ours
 bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (installs them; half an hour)
 	for peer in litserve mosec mlserver bentoml kserve 'ray[serve]' 'fastapi uvicorn uvloop httptools'; do \
 		name=$$(echo $$peer | sed 's/\[.*//; s/ .*//; s/fastapi/plain/'); \

@@ -47,6 +47,7 @@ _ENUMERATED: Final = {
 }
 _TRAITS: Final = {"modality": 0x00080060, "body_part": 0x00180015, "sop_class": 0x00080016}
 _PATIENT_ID: Final = 0x00100020
+_STUDY: Final = 0x0020000D
 _LONGEST: Final = 1024
 """Bytes of a value that is copied; only a value of many parts could rightly have more."""
 
@@ -67,14 +68,17 @@ def traits_of(data: bytes, calling_ae: str, called_ae: str) -> Traits:
     return Traits(calling_ae=calling_ae, called_ae=called_ae, **values)
 
 
-def patient_of(data: bytes) -> str:
-    """Patient ID; empty where there is none that is readable. Never fails."""
+def study_and_patient_of(data: bytes) -> tuple[str, str]:
+    """Study Instance UID and Patient ID, each empty where it is not there or not readable. Never
+    fails."""
     try:
-        element = read(data, frozenset((_PATIENT_ID,))).elements.get(_PATIENT_ID)
+        elements = read(data, frozenset((_STUDY, _PATIENT_ID))).elements
     except Exception:  # hostile bytes
-        return ""
-    text = "" if element is None else _text(element.value)
-    return text if text.isprintable() else ""
+        return "", ""
+    study, patient = (
+        _text(elements[tag].value) if tag in elements else "" for tag in (_STUDY, _PATIENT_ID)
+    )
+    return study if is_uid(study) else "", patient if patient.isprintable() else ""
 
 
 def has_pixels(data: bytes) -> bool:

@@ -10,9 +10,12 @@ from typing import Any
 
 from service.decide import Verdict
 from service.pacs import audit_message as audit
+from service.pacs.attributes import study_and_patient_of
 from service.pacs.audit_message import Code, Outcome, Subject
 from service.pacs.fhir_resources import audit_event, detected_issue
-from service.pacs.outbox import Parcel
+from service.pacs.outbox import Item, Parcel
+from service.pacs.part10 import NotPart10, take_apart
+from service.pacs.peers import DicomwebPeer, DimsePeer
 from service.pacs.routes import RouteTable
 from service.pacs.told import Told
 
@@ -29,11 +32,35 @@ class Audiences:
 
     def __init__(self, table: RouteTable, ae_title: str) -> None:
         self._audit = table.audit
+        self._peers = table.peers
         self._ae_title = ae_title
 
     def of(self, told: Told) -> list[Parcel]:
         """What is told of one instance, verdict or none."""
         return [*self._audit_parcels(told), *_fhir_parcels(told)]
+
+    def of_delivered(self, item: Item) -> list[Parcel]:
+        """An audit message that an object has gone to a peer."""
+        parcel, now = item.parcel, datetime.now(UTC)
+        peer = self._peers.get(parcel.destination)
+        if self._audit is None or not isinstance(peer, DimsePeer | DicomwebPeer):
+            return []
+        try:
+            parts = take_apart(parcel.content)
+        except NotPart10:  # no peer takes such a thing
+            return []
+        title, place = ("", peer.url) if isinstance(peer, DicomwebPeer) else (
+            peer.ae_title, peer.host,
+        )  # fmt: skip
+        study, patient = study_and_patient_of(parcel.content)
+        xml = audit.message(
+            audit.TRANSFERRED,
+            now,
+            [audit.sender(self._ae_title), audit.peer(parcel.destination, title, place)],
+            action="R",
+            subject=Subject(study, parts.sop_class, parts.sop_instance, patient),
+        )
+        return [self._parcel(xml, now)]
 
     def started(self, now: datetime) -> list[Parcel]:
         """An audit message that this process begins to take part."""

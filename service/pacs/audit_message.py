@@ -84,6 +84,16 @@ def destination(ae_title: str) -> Participant:
     return us(ae_title, _DESTINATION_ROLE)
 
 
+def peer(name: str, ae_title: str, address: str) -> Participant:
+    """Whom we sent an object to, by its configured name."""
+    return Participant(name, _DESTINATION_ROLE, False, ae_title, address)
+
+
+def sender(ae_title: str) -> Participant:
+    """This process, as who sent an object."""
+    return us(ae_title, _SOURCE_ROLE, True)
+
+
 def message(
     event: Code,
     at: datetime,

@@ -4,7 +4,7 @@ request's path. A destination that is down holds up nobody else's."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.metrics import Metrics
 from service.metrics import catalogue as c
 from service.metrics import labels as by
-from service.pacs.outbox import Count, Item, Outbox
+from service.pacs.outbox import Count, Item, Outbox, Parcel
 from service.pacs.outbox_states import State
 from service.pacs.peers import Peer
 from service.pacs.routes import Delivery as Pace
@@ -34,6 +34,7 @@ class Delivery:
 
     Args:
         make: from a peer to what sends to it.
+        tell: makes what others are told of a delivered object.
         clock: the time in UTC.
     """
 
@@ -45,12 +46,14 @@ class Delivery:
         metrics: Metrics,
         *,
         make: Callable[[Peer], Sender] = sender_for,
+        tell: Callable[[Item], Sequence[Parcel]] = lambda _: (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._outbox = outbox
         self._pace = pace
         self._metrics = metrics
         self._clock = clock
+        self._tell_of = tell
         self._closing = threading.Event()
         metrics.allow(by.PEER, peers)
         self._lanes = {name: _Lane(self, name, partial(make, peer)) for name, peer in peers.items()}
@@ -99,7 +102,7 @@ class Delivery:
         problem = sent.problem or "unknown"
         age = (now - item.created_at).total_seconds()
         if sent.outcome is Outcome.DELIVERED:
-            self._outbox.delivered(item, now)
+            self._outbox.delivered(item, now, self._tell_of(item))
             self._metrics.observe(c.OUTBOX_LAG, age, name)
             self._metrics.count(c.OUTBOX_DELIVERIES, name, kind, "delivered")
             if kind == AUDIT:

@@ -107,9 +107,15 @@ class Outbox:
             rows = connection.execute(taken).all()
         return sorted((_item(row) for row in rows), key=lambda item: item.id)
 
-    def delivered(self, item: Item, now: datetime) -> bool:
-        """The destination has it; False when another process has taken over meanwhile."""
-        return self._settle(item, Event.DELIVER, settled_at=now, content=b"", problem=None)
+    def delivered(self, item: Item, now: datetime, tell: Sequence[Parcel] = ()) -> bool:
+        """The destination has it; False when another process has taken over meanwhile.
+
+        Args:
+            tell: written in the same transaction.
+        """
+        values = {"settled_at": now, "content": b"", "problem": None}
+        rows = [parcel.row(None, now)[1] for parcel in tell]
+        return self._settle(item, Event.DELIVER, rows, **values)
 
     def failed(self, item: Item, problem: str, due: datetime) -> bool:
         """Try again at ``due``. ``problem`` is a short fixed word."""
@@ -160,7 +166,9 @@ class Outbox:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(query.limit(most)).mappings()]
 
-    def _settle(self, item: Item, event: Event, **values: Any) -> bool:
+    def _settle(
+        self, item: Item, event: Event, rows: Sequence[dict[str, Any]] = (), **values: Any
+    ) -> bool:
         before, then = after(event)
         ours = and_(
             outbox.c.id == item.id,
@@ -169,7 +177,10 @@ class Outbox:
         )
         with self._engine.begin() as connection:
             change = update(outbox).where(ours).values(state=then.value, **values)
-            return connection.execute(change).rowcount == 1
+            ours_still = connection.execute(change).rowcount == 1
+            if ours_still and rows:
+                connection.execute(insert(outbox), list(rows))
+        return ours_still
 
 
 def _item(row: Row[Any]) -> Item:

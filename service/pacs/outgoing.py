@@ -41,9 +41,11 @@ class Outgoing:
         table = RouteTable() if settings.pacs_routes is None else load(settings.pacs_routes)
         _see_that_it_can_be_sent(table)
         outbox = Outbox(gateway.records.engine)
-        self._delivery = Delivery(outbox, table.peers, table.delivery, metrics)
         self._outbox = outbox
         self._audiences = Audiences(table, settings.dicom_ae_title)
+        self._delivery = Delivery(
+            outbox, table.peers, table.delivery, metrics, tell=self._audiences.of_delivered
+        )
         self._screening = Screening(
             spool,
             gateway,

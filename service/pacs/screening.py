@@ -23,7 +23,13 @@ from models.imaging import ImageProblem
 from service import trace_context
 from service.gateway import Gateway, record_of
 from service.guard import Guard, with_policy
-from service.pacs.attributes import Unplaceable, has_pixels, patient_of, subject_of, traits_of
+from service.pacs.attributes import (
+    Unplaceable,
+    has_pixels,
+    study_and_patient_of,
+    subject_of,
+    traits_of,
+)
 from service.pacs.finding import Finding, finding_of
 from service.pacs.frames import Judged, judge_frames
 from service.pacs.outbox import Parcel
@@ -236,7 +242,8 @@ class Screening:
         bypassed: bool,
     ) -> Sequence[Parcel]:
         case_id = record.case.case_id if record.case else None
-        told = Told(entry.key, entry.received, choice, finding, case_id, bypassed, patient_of(file))
+        _, patient = study_and_patient_of(file)
+        told = Told(entry.key, entry.received, choice, finding, case_id, bypassed, patient)
         return self._tell(told)
 
     def _parcels(

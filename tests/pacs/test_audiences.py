@@ -19,7 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from servers.certificates import Authority
 from servers.process import free_port
-from test_emitted_objects import ACCEPTED, FINDING
+from test_emitted_objects import ACCEPTED, FINDING, image
 
 from service.pacs import audit_message as audit
 from service.pacs.audiences import Audiences
@@ -101,6 +101,30 @@ def test_each_event_of_an_instance_is_audited(
             "1.2.3",
             "42",
         )
+
+
+def test_what_went_to_an_archive_is_audited_with_its_destination() -> None:
+    peers = {
+        "archive": {"kind": "dimse", "ae_title": "PACS", "host": "10.0.0.9", "port": 104},
+        "atna": {"kind": "syslog", "host": "h"},
+    }
+    table = RouteTable.model_validate({"peers": peers, "audit": "atna"})
+    audiences = Audiences(table, "LAZARET")
+
+    def sent(destination: str) -> list[ElementTree.Element]:
+        parcel = Parcel(destination, "image", "application/dicom", image())
+        return audits(audiences.of_delivered(Item(1, parcel, 1, NOW)))
+
+    (message,) = sent("archive")
+    assert code(message) == "110104"
+    us, them = message.findall("ActiveParticipant")
+    assert us.attrib["UserIsRequestor"] == "true"
+    assert them.attrib["AlternativeUserID"] == "AETITLES=PACS"
+    assert them.attrib["NetworkAccessPointID"] == "10.0.0.9"
+    study, patient = message.findall("ParticipantObjectIdentification")
+    assert study.attrib["ParticipantObjectID"] == "1.2.3"
+    assert patient.attrib["ParticipantObjectID"] == "42"
+    assert sent("atna") == []  # of an audit message there is none
 
 
 def test_codes_are_those_of_the_standard() -> None:

@@ -127,6 +127,15 @@ def test_two_claim_at_once_and_nothing_is_claimed_twice(box: Outbox) -> None:
     assert len(found) == len(set(found)) == 60
 
 
+def test_what_is_told_of_a_delivery_is_written_with_it(box: Outbox) -> None:
+    first = put_into(box, State.SENDING)
+    (second,) = box.claim("archive", 1, later(LEASE + 1), LEASE)
+    assert not box.delivered(first, later(LEASE + 2), [parcel(destination="atna")])
+    assert box.claim("atna", 5, later(LEASE + 3), LEASE) == []
+    assert box.delivered(second, later(LEASE + 2), [parcel(destination="atna")])
+    assert len(box.claim("atna", 5, later(LEASE + 3), LEASE)) == 1
+
+
 def test_delivered_content_is_not_kept(records: Records, box: Outbox) -> None:
     box.delivered(put_into(box, State.SENDING), NOW)
     with records.engine.connect() as connection:
