@@ -149,6 +149,7 @@ def _art_geoda(setting: Setting) -> Tensor:
     from art.estimators.classification import PyTorchClassifier
 
     np.random.seed(0)  # the state that ART draws from
+    np.mat = np.asmatrix  # type: ignore[attr-defined]  # which numpy 2 removed and ART still calls
     classifier = PyTorchClassifier(
         nn.Sequential(setting.unit_model, nn.Softmax(dim=1)).eval(),
         loss=nn.CrossEntropyLoss(),
