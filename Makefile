@@ -86,7 +86,7 @@ bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (t
 	$(BIN)/python benchmarks/metrics_cost.py --out docs/results/metrics_cost.md
 
 bench-dicom: $(VENV)/.dev ## receiving DICOM beside dcmtk, pynetdicom and Orthanc (ten minutes)
-	PYTHONPATH=. $(BIN)/python benchmarks/dicom_receive.py --rounds 3 --count 150 --out docs/results/dicom_receive.md
+	PYTHONPATH=. $(BIN)/python benchmarks/dicom_receive.py --rounds 3 --count 100 --out docs/results/dicom_receive.md
 
 bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fingerprints, cost (needs redis-server; half an hour)
 	$(BIN)/lazaret phantom dataset --out $(RUN)/query-phantoms --images 1500 --seed 7
