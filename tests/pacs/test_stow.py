@@ -10,13 +10,20 @@ import pydicom
 import pytest
 import uvicorn
 from dicomweb_client import DICOMwebClient
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 from receiving import write_image, write_images
 
-from service.app import create_app
+from service import problems
+from service.admission import Admission
+from service.auth import Auth
+from service.metrics import Metrics
+from service.pacs import stow
 from service.pacs.multipart import MultipartProblem, Parts
+from service.pacs.node import Node
 from service.pacs.spool import Spool
 from service.server import bind
 from service.settings import Settings
@@ -35,6 +42,17 @@ def given_settings(tmp_path: Path, **changes: object) -> Settings:
         database=f"sqlite:///{tmp_path}/records.sqlite3", dicomweb=True,
         spool=tmp_path / "spool", spool_reserve_bytes=0, **changes,
     )  # fmt: skip
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The receiving half alone, so that what was received stays in the spool."""
+    app, metrics = FastAPI(), Metrics()
+    problems.install(app)
+    auth = Auth(settings.keys(), settings.host, settings.anonymous)
+    app.include_router(stow.routes(Node(settings, metrics), auth, Admission(8, 2**24), settings))
+    app.add_api_route("/livez", lambda: "ok")
+    app.add_api_route("/metrics", lambda: Response(generate_latest(metrics.registry)))
+    return app
 
 
 @contextmanager
