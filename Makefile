@@ -15,7 +15,7 @@ demo: $(VENV)/.base ## guard the chest phantom: clean, degraded and attacked fil
 
 test: $(VENV)/.dev ## lint, types, the whole test suite and the release gate
 	$(MAKE) lint types
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(ARGS)
 	$(MAKE) evaluate-smoke
 
 lint: $(VENV)/.dev ## ruff: style and known mistakes

@@ -11,7 +11,7 @@ gives torchattacks one with frozen parameters, which is more than it asks for. O
 CPU seconds: one thread, the minimum over repeats in alternating order; wall: all cores (theirs by
 torch's own threads, ours by one worker a core), the minimum, for networks as given. The floor is
 forward and backward passes of the frozen network and nothing else, as many as the attack takes.
-Passes are counted by hooks in a run of their own. Success is the share of images that the
+Passes are counted by hooks. Success is the share of images that the
 unmodified network answers otherwise. adv-lib needs torchvision and visdom only to be imported;
 empty modules stand in for them.
 """
@@ -28,8 +28,9 @@ import shlex
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -250,6 +251,13 @@ def _stand_in(*names: str) -> None:
         sys.meta_path.append(_StandIn(names))
 
 
+def _warm(subject: Subject, network: nn.Module) -> None:
+    """What a network does once only must not count against whoever uses it first."""
+    shape = (1, 224, 224, 3) if network is subject.victim else (1, 3, 224, 224)
+    x = torch.zeros(shape, requires_grad=True)
+    torch.autograd.grad(network(x).sum(), x)
+
+
 def _floor(subject: Subject, network: nn.Module, passes: int) -> Tensor:
     """Forward and backward passes with nothing around them."""
     x = subject.pixels
@@ -275,8 +283,9 @@ def _on_all_cores(subject: Subject, attack: str, cores: int) -> Tensor:
         return torch.cat(list(pool.map(partial(_ours, subject, attack), parts)))
 
 
-def _passes(network: nn.Module, run: Run, images: int) -> tuple[float, float]:
-    """Forward and backward passes an image."""
+@contextmanager
+def _counting(network: nn.Module) -> Iterator[list[int]]:
+    """Forward and backward passes so far, over all images."""
     counted = [0, 0]
 
     def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -290,10 +299,11 @@ def _passes(network: nn.Module, run: Run, images: int) -> tuple[float, float]:
             output.register_hook(backward)
 
     handles = [network.register_forward_pre_hook(before), network.register_forward_hook(after)]
-    run()
-    for handle in handles:
-        handle.remove()
-    return counted[0] / images, counted[1] / images
+    try:
+        yield counted
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _seconds(run: Run, clock: Callable[[], float]) -> tuple[float, Tensor]:
@@ -341,19 +351,25 @@ def measure(name: str, images: int, repeats: int) -> list[Row]:
         cpu: dict[str, list[float]] = {library: [] for library in runs}
         wall: dict[str, list[float]] = {library: [] for library in runs}
         found: dict[str, Tensor] = {}
+        passes: dict[str, list[int]] = {}
+        for _alone, _together, network in runs.values():
+            _warm(subject, network)
         for _ in range(repeats):
             for library in order:
-                alone, together, _network = runs[library]
+                alone, together, network = runs[library]
                 torch.set_num_threads(1)
-                seconds, found[library] = _seconds(alone, time.process_time)
+                with _counting(network) as passes[library]:
+                    seconds, found[library] = _seconds(alone, time.process_time)
                 cpu[library].append(seconds)
                 torch.set_num_threads(cores)
                 if ", frozen" not in library:
                     wall[library].append(_seconds(together, time.perf_counter)[0])
             order.reverse()
-        for library, (alone, _together, network) in runs.items():
+        for library in runs:
             floor = library.startswith("floor")
-            forwards, backwards = (float(STEPS),) * 2 if floor else _passes(network, alone, images)
+            forwards, backwards = (
+                (float(STEPS),) * 2 if floor else (count / images for count in passes[library])
+            )
             success = float("nan") if floor else _success(subject, found[library])
             rows.append(
                 Row(
