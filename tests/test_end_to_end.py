@@ -64,7 +64,8 @@ def test_torch_and_onnx_runtime_read_a_bundle_alike(
     fitted: tuple[Path, str], phantoms: Path
 ) -> None:
     bundle = Bundle.open(fitted[0])
-    assert {canary.kind for canary in canaries_of(bundle)} == {*Kind}
+    # where no verdict is assured no attack is held, so that no file of one can be a canary
+    assert {canary.kind for canary in canaries_of(bundle)} == {Kind.CLEAN}
     test = [e for e in read_dataset(phantoms).examples if e.split == "test"][:12]
     images = np.stack(clean_samples(load_images(test)).images)
     onnx_says = OnnxEngine(bundle.graph).run(images)

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -114,7 +115,9 @@ def test_planted_patients_are_found_nowhere(bundle: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["pydicom", "pynetdicom.service", "PIL.Image", "anything"])
-def test_what_a_library_says_is_not_logged(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_library_says_is_not_logged(
+    name: str, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
     import json
     import logging
     import warnings
@@ -124,10 +127,14 @@ def test_what_a_library_says_is_not_logged(name: str, capsys: pytest.CaptureFixt
     from service.logs import configure
 
     configure("debug")
+    # the PACS half silences pynetdicom altogether; here it must have its say
+    logger = logging.getLogger(name)
+    request.addfinalizer(partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.DEBUG)
     try:
         raise ValueError(NAME)
     except ValueError as error:
-        logging.getLogger(name).error("cannot read %s", NAME, exc_info=True)
+        logger.error("cannot read %s", NAME, exc_info=True)
         structlog.get_logger().error("failed", exc_info=error)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
