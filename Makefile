@@ -142,9 +142,8 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 # torch alone and first, so that nothing else draws in another build of it
 # libraries to compare with; without what they ask for, which would draw in other builds of torch
 $(VENV)/.peers: $(VENV)/.dev
-	$(PIP) install -q --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8 \
-		adversarial-robustness-toolbox==1.20.1
-	$(PIP) install -q -c constraints.txt six tqdm packaging multiprocess requests
+	$(PIP) install -q --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8
+	$(PIP) install -q -c constraints.txt multiprocess requests
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -1,10 +1,10 @@
 """Offline attack generator: adversarial images as an attacker would deliver them.
 
 An attack is one file of ``white_box``, ``black_box``, ``beyond_noise`` or ``guard_aware``: a pure
-function and its frozen, serialisable spec, which ``registry`` finds and ``presets`` group. They
-share what varies little: ``objective`` (what is raised), ``ball`` (where it may go), ``gradient``
-(the loop), ``access`` (counted passes), ``minimum`` (searches for a smallest change), ``guarded``
-(the bundle's graph with gradients).
+function and its frozen, serialisable spec, which ``registry`` finds and ``presets`` group;
+``third_party`` adapts those of other libraries. They share what varies little: ``objective``
+(what is raised), ``ball`` (where it may go), ``gradient`` (the loop), ``access`` (counted passes),
+``minimum`` (searches for a smallest change), ``guarded`` (the bundle's graph with gradients).
 
 ``work`` is one unit: attack, ``container`` (round, write, decode), ``judge``. ``crew`` does many,
 on threads or on Ray; ``part_store`` remembers them; ``generate`` puts them together as
