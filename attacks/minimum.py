@@ -42,8 +42,10 @@ class Closest:
     def offer(self, rows: Tensor, candidates: Tensor, turned: Tensor, length: Tensor) -> None:
         """Keep, of the images at ``rows``, the ``candidates`` that ``turned`` and are shorter."""
         better = turned & (length < self.length[rows])
-        self.image[rows] = torch.where(each(better), candidates, self.image[rows])
-        self.length[rows] = torch.where(better, length, self.length[rows])
+        improved = rows[better]
+        if len(improved):
+            self.image[improved] = candidates[better]
+            self.length[improved] = length[better]
 
     def within(self, epsilon: float | None, norm: Norm) -> Tensor:
         """``float32[N, H, W, C]``: the source where nothing within ``epsilon`` has been found."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -59,50 +59,56 @@ def cw_l2(
     closest, health = Closest.to(pixels), GradientHealth(pixels)
     search = ConstantSearch.starting_at(initial_constant, pixels)
     everyone = torch.arange(len(pixels), device=pixels.device)
-    with torch.no_grad():
-        there = won(model(pixels), labels, confidence=confidence, targeted=targeted)
+
+    def look(view: Model, w: Tensor, goal: Tensor) -> _Look:
+        squashed = torch.tanh(w)
+        x = (squashed + 1).mul_(_HALF).requires_grad_()
+        logits = view(x)
+        margin = objective(logits, goal)
+        if health.connected(margin):
+            (gradient,) = torch.autograd.grad(margin.sum(), x)
+        else:
+            gradient = None
+        success = won(logits.detach(), goal, confidence=confidence, targeted=targeted)
+        return _Look(squashed, x.detach(), margin.detach(), gradient, success)
+
+    # Every constant's descent starts at the source: it is looked at once.
+    start = torch.arctanh((pixels / _HALF - 1) * _INSIDE)
+    first = look(model, start, labels)
+    there = first.success
     closest.offer(everyone, pixels, there, torch.zeros_like(closest.length))
     open_rows = everyone[~there]
 
     def descend(rows: Tensor) -> Tensor:
         """``bool[N]``: which of the images at ``rows`` their constant has turned."""
         turned = torch.zeros_like(there)
-        source, constant = pixels[rows], search.constant[rows]
-        w = torch.arctanh((source / _HALF - 1) * _INSIDE)
+        source, constant, w = pixels[rows], search.constant[rows], start[rows]
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         progress = Progress(len(rows), steps, rows.device)
         view, goal = at(model, rows), labels[rows]
         for step in range(steps):
-            squashed = torch.tanh(w)
-            x = ((squashed + 1) * _HALF).requires_grad_()
-            logits = view(x)
-            margin = objective(logits, goal)
-            if not health.connected(margin):
+            seen = first.rows(rows) if step == 0 else look(view, w, goal)
+            if seen.gradient is None:
                 break
-            (gradient,) = torch.autograd.grad(margin.sum(), x)
-            with torch.no_grad():
-                x = x.detach()
-                success = won(logits, goal, confidence=confidence, targeted=targeted)
-                turned[rows] |= success
-                change = x - source
-                length = size(change, Norm.L2)
-                closest.offer(rows, x, success, length)
-                gradient = health.mended(gradient, rows, ~success)
-                slope = 2 * change / WHITE**2 - each(constant) * gradient
-                slope = slope * _HALF * (1 - squashed**2)
-                mean, square, move = _adam(slope, mean, square, step)
-                w = w - learning_rate * move
-                if abort_early:
-                    loss = (length / WHITE) ** 2 - constant * margin.to(constant.dtype)
-                    kept = progress.kept(step, loss)
-                    if kept is not None:
-                        if len(kept) == 0:
-                            break
-                        rows, source, constant, goal = (
-                            part[kept] for part in (rows, source, constant, goal)
-                        )
-                        w, mean, square = w[kept], mean[kept], square[kept]
-                        view = at(model, rows)
+            turned[rows] |= seen.success
+            change = seen.x - source
+            length = size(change, Norm.L2)
+            closest.offer(rows, seen.x, seen.success, length)
+            gradient = health.mended(seen.gradient, rows, ~seen.success)
+            slope = change.mul_(2 / WHITE**2).sub_(gradient * each(constant))
+            slope.mul_(seen.squashed.square_().neg_().add_(1)).mul_(_HALF)
+            _adam(w, slope, mean, square, step, learning_rate)
+            if abort_early:
+                loss = (length / WHITE) ** 2 - constant * seen.margin.to(constant.dtype)
+                kept = progress.kept(step, loss)
+                if kept is not None:
+                    if len(kept) == 0:
+                        break
+                    rows, source, constant, goal = (
+                        part[kept] for part in (rows, source, constant, goal)
+                    )
+                    w, mean, square = w[kept], mean[kept], square[kept]
+                    view = at(model, rows)
         return turned
 
     if len(open_rows):
@@ -112,15 +118,35 @@ def cw_l2(
     return closest.within(epsilon, Norm.L2)
 
 
+class _Look(NamedTuple):
+    """What the model says of a point of the search, detached; N images."""
+
+    squashed: Tensor
+    """``tanh(w)``."""
+    x: Tensor
+    margin: Tensor
+    gradient: Tensor | None
+    """Of the margin in x; None where the model has none."""
+    success: Tensor
+
+    def rows(self, index: Tensor) -> _Look:
+        """Copies of those at ``index``."""
+        gradient = None if self.gradient is None else self.gradient[index]
+        return _Look(
+            self.squashed[index], self.x[index], self.margin[index], gradient, self.success[index]
+        )
+
+
 def _adam(
-    gradient: Tensor, mean: Tensor, square: Tensor, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """New means of the gradient and of its square, and the direction to subtract (Kingma and Ba
-    2015, algorithm 1, with the constants given there)."""
-    mean = torch.lerp(gradient, mean, 0.9)
-    square = torch.lerp(gradient * gradient, square, 0.999)
-    corrected = (square / (1 - 0.999 ** (step + 1))).sqrt()
-    return mean, square, mean / (1 - 0.9 ** (step + 1)) / (corrected + 1e-8)
+    w: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, learning_rate: float
+) -> None:
+    """Move ``w`` and the means of the gradient and of its square, in place: a step's arithmetic
+    costs as much as its passes over memory (Kingma and Ba 2015, algorithm 1, with the constants
+    given there)."""
+    mean.lerp_(gradient, 0.1)
+    square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+    spread = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
+    w.addcdiv_(mean, spread, value=-learning_rate / (1 - 0.9 ** (step + 1)))
 
 
 class CWL2(AttackSpec):
