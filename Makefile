@@ -119,7 +119,7 @@ rehearse-image: $(VENV)/.dev ## do what the image does without a container engin
 
 sbom: $(VENV)/.dev ## list what the image installs, as CycloneDX, in runs/sbom.cdx.json
 	rm -rf $(RUN)/image && $(PYTHON) -m venv $(RUN)/image
-	$(RUN)/image/bin/pip install -q -c constraints.txt '.[postgres,dicom,pacs,grpc,otel,fast]'
+	$(RUN)/image/bin/pip install -q -c constraints.txt '.[postgres,dicom,pacs,signing,grpc,otel,fast]'
 	$(RUN)/image/bin/pip uninstall -q -y pip setuptools
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--output-format JSON --output-file $(RUN)/sbom.cdx.json $(RUN)/image/bin/python

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,16 +22,43 @@ from safetensors.numpy import load
 from detectors.calibrate import Calibration, Cell, assured_level
 from models.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 GRAPH = "guard.onnx"
 CALIBRATION = "calibration.safetensors"
 
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 
 
+class Refusal(StrEnum):
+    """Why a bundle is not served."""
+
+    HASH = "hash"
+    """A file's content is not what the manifest says."""
+    SIGNATURE = "signature"
+    """No trusted key signed it."""
+    SCHEMA = "schema"
+    """It is of another version, for another model, or lacks something."""
+    ENGINE = "engine"
+    """Its graph does not run here."""
+    FIXTURE = "fixture"
+    """This machine reads its fixture otherwise than the one that fitted it."""
+    CANARY = "canary"
+    """One of its canaries does not get its verdict."""
+    UNREADABLE = "unreadable"
+    """A file is missing or cannot be read."""
+
+
 class BundleProblem(Exception):
     """A bundle that must not be served. The message says which file and what to do."""
+
+    def __init__(self, sentence: str, reason: Refusal) -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 class Alphas(BaseModel):
@@ -111,26 +140,32 @@ class Bundle:
     calibration: Calibration
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Read and verify. Raises ``BundleProblem``."""
+    def open(cls, directory: Path, keys: Sequence[Ed25519PublicKey] = ()) -> Self:
+        """Read and verify. Raises ``BundleProblem``.
+
+        Args:
+            keys: one of these must have signed it; any bundle is opened if there are none.
+        """
         path = directory / MANIFEST
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise BundleProblem(
-                f"{path}: {error.strerror or error}; a bundle is the folder that `lazaret fit "
-                "--out` writes"
-            ) from None
+        raw = read_manifest(directory)
+        if keys:  # before anything in it is believed
+            from detectors.signature import check_signature
+
+            check_signature(directory, raw, keys)
         try:
             manifest = Manifest.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise BundleProblem(f"{path}: {where}: {first['msg']}; fit the bundle again") from None
+            raise BundleProblem(
+                f"{path}: {where}: {first['msg']}; fit the bundle again", Refusal.SCHEMA
+            ) from None
         contents = {name: _read(directory, name, digest) for name, digest in manifest.files.items()}
         for name in (GRAPH, CALIBRATION):
             if name not in contents:
-                raise BundleProblem(f"{path}: names no {name}; fit the bundle again")
+                raise BundleProblem(
+                    f"{path}: names no {name}; fit the bundle again", Refusal.SCHEMA
+                )
         return cls(
             directory=directory,
             manifest=manifest,
@@ -142,22 +177,42 @@ class Bundle:
     def read(self, name: str) -> bytes:
         """One of the bundle's other files, verified again. Raises ``BundleProblem``."""
         if name not in self.manifest.files:
-            raise BundleProblem(f"{self.directory / MANIFEST}: names no {name}; fit it again")
+            raise BundleProblem(
+                f"{self.directory / MANIFEST}: names no {name}; fit it again", Refusal.SCHEMA
+            )
         return _read(self.directory, name, self.manifest.files[name])
+
+
+def read_manifest(directory: Path) -> bytes:
+    """The bytes of ``manifest.json``, unverified. Raises ``BundleProblem``."""
+    path = directory / MANIFEST
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleProblem(
+            f"{path}: {error.strerror or error}; a bundle is the folder that `lazaret fit --out` "
+            "writes",
+            Refusal.UNREADABLE,
+        ) from None
 
 
 def _read(directory: Path, name: str, digest: str) -> bytes:
     if Path(name).name != name or name == MANIFEST:
-        raise BundleProblem(f"{directory / MANIFEST}: {name!r} is not a plain file name")
+        raise BundleProblem(
+            f"{directory / MANIFEST}: {name!r} is not a plain file name", Refusal.SCHEMA
+        )
     path = directory / name
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BundleProblem(f"{path}: {error.strerror or error}; copy the whole bundle") from None
+        raise BundleProblem(
+            f"{path}: {error.strerror or error}; copy the whole bundle", Refusal.UNREADABLE
+        ) from None
     if sha256(data) != digest:
         raise BundleProblem(
             f"{path}: its SHA-256 is not the manifest's; the file was changed or cut short, copy "
-            "the bundle again from where it was fitted"
+            "the bundle again from where it was fitted",
+            Refusal.HASH,
         )
     return data
 
@@ -170,12 +225,15 @@ def _calibration(directory: Path, data: bytes, manifest: Manifest) -> Calibratio
             for c in range(len(manifest.model.classes))
         )
     except (SafetensorError, KeyError, ValueError) as error:
-        raise BundleProblem(f"{directory / CALIBRATION}: {error}; fit the bundle again") from None
+        raise BundleProblem(
+            f"{directory / CALIBRATION}: {error}; fit the bundle again", Refusal.SCHEMA
+        ) from None
     for cell in cells:
         if cell.detectors.shape != (len(cell), len(manifest.detectors)):
             raise BundleProblem(
                 f"{directory / CALIBRATION}: {cell.detectors.shape} scores for "
-                f"{len(manifest.detectors)} detectors; fit the bundle again"
+                f"{len(manifest.detectors)} detectors; fit the bundle again",
+                Refusal.SCHEMA,
             )
     return Calibration(cells)
 

@@ -17,7 +17,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from detectors.bundle import Bundle, BundleProblem, CellLevels, Manifest, sha256, write_manifest
+from detectors.bundle import (
+    Bundle,
+    BundleProblem,
+    CellLevels,
+    Manifest,
+    Refusal,
+    sha256,
+    write_manifest,
+)
 from detectors.calibrate import Calibration, PValues
 from models.engine import Engine
 from models.imaging import ImageProblem, Limits
@@ -67,7 +75,9 @@ def canaries_of(bundle: Bundle) -> tuple[Canary, ...]:
             raise ValueError(f"{len(canaries)} canaries; at most {MOST} are sent")
     except (SafetensorError, ValueError) as error:
         raise BundleProblem(
-            f"{bundle.directory / CANARIES}: {error}; add them again with `lazaret bundle canaries`"
+            f"{bundle.directory / CANARIES}: {error}; add them again with `lazaret bundle "
+            "canaries`",
+            Refusal.SCHEMA,
         ) from None
     return canaries
 

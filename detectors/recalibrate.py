@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from detectors.bundle import (
     CALIBRATION,
+    SIGNATURE,
     Bundle,
     CellLevels,
     calibration_arrays,
@@ -35,7 +36,6 @@ from detectors.calibrate import (
 from detectors.card import card
 
 CARD = "card.md"
-SIGNATURE = "manifest.sig"
 ANCESTORS = "recalibrated_from"
 """In a manifest's provenance: the digests of the bundles with the same graph that came before."""
 FOLDS = 5

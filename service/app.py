@@ -21,7 +21,7 @@ from service.admission import Admission
 from service.auth import Auth
 from service.drift import routes as drift_routes
 from service.gateway import Gateway
-from service.guard import LoadEngine, onnx_engine, open_guards
+from service.guard import Guards, LoadEngine, onnx_engine, open_guards
 from service.inference import endpoints as inference
 from service.linger import Linger
 from service.metrics import GatewayMetrics, Metrics
@@ -37,9 +37,14 @@ if TYPE_CHECKING:
     from service.pacs.outgoing import Outgoing
 
 
-def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> FastAPI:
+def create_app(
+    settings: Settings, load_engine: LoadEngine = onnx_engine, *, watch_records: bool = True
+) -> FastAPI:
     """The application. Bundles are verified and loaded, and the database opened, here, before
     anything listens; engines warm up when it starts.
+
+    Args:
+        watch_records: count cases and test for drift; one of several workers does.
 
     Raises:
         SettingsProblem, BundleProblem, EngineProblem, RecordsProblem: it must not start; each is
@@ -61,24 +66,19 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
     history = open_history(settings, metrics)
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     spans = open_spans(settings)
-    watches = Watches(settings, guards, records, metrics, limits, decoders)
+    watches = Watches(
+        settings, guards, load_engine, records, gateway_metrics, limits, decoders,
+        records_too=watch_records,
+    )  # fmt: skip
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         records.start()
         decoders.submit(_load_decoders, metrics)
-        for guard in guards.all:
-            if guard.unguarded_classes:
-                structlog.get_logger().warning(
-                    "too few calibration images to hold anything",
-                    model=guard.model.name,
-                    classes=guard.unguarded_classes,
-                )
-            guard.batcher.start()
+        _start_engines(guards)
         await watches.start()
         if settings.workers > 1:  # one that is not ready must not be dealt connections
-            for guard in guards.all:
-                await asyncio.to_thread(guard.batcher.warmed)
+            await asyncio.gather(*(asyncio.to_thread(g.batcher.warmed) for g in guards.all))
         metrics.set(WORKERS, 1)
         async with _grpc(gateway, settings), _pacs(node, outgoing):
             yield
@@ -130,6 +130,19 @@ def create_app(settings: Settings, load_engine: LoadEngine = onnx_engine) -> Fas
 
         app.include_router(stow.routes(node, auth, admission, settings))
     return app
+
+
+def _start_engines(guards: Guards) -> None:
+    """In a function of its own, whose end lets go of the last guard: one that is replaced lives
+    for as long as somebody holds it."""
+    for guard in guards.all:
+        if guard.unguarded_classes:
+            structlog.get_logger().warning(
+                "too few calibration images to hold anything",
+                model=guard.model.name,
+                classes=guard.unguarded_classes,
+            )
+        guard.batcher.start()
 
 
 @asynccontextmanager

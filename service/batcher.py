@@ -119,11 +119,15 @@ class Batcher:
         self._tried.wait()
         return self.ready
 
-    def close(self) -> None:
-        """Run what waits, then stop the thread. Blocks."""
+    def stop(self) -> None:
+        """Let the thread end after what waits. Returns at once."""
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """Run what waits, then stop the thread. Blocks."""
+        self.stop()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -240,7 +244,7 @@ class Batcher:
         except Exception as error:  # whatever a runtime throws
             self.ready = False
             structlog.get_logger().error(
-                "warm-up failed", error=type(error).__name__, reason=str(error)
+                "warm-up failed", error=type(error).__name__, advice="lazaret bundle verify"
             )
         else:
             self.ready = True

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectors.bundle import Bundle, BundleProblem, CellLevels, levels_for
-from detectors.canaries import Canary, canaries_of
+from safetensors.numpy import load
+
+from detectors.bundle import Bundle, BundleProblem, CellLevels, Refusal, levels_for
+from detectors.canaries import Canary, canaries_of, check
+from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
 from models.engine import Engine
 from models.spec import ModelSpec
 from service.batcher import Batcher
@@ -15,13 +19,19 @@ from service.decide import Policy
 from service.problems import ServiceProblem
 from service.settings import PolicyOverrides, Settings, SettingsProblem
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 LoadEngine = Callable[[bytes, Settings], Engine]
 """From a graph to what runs it."""
+Proof = Callable[[Bundle, Engine], None]
+"""Raises ``BundleProblem`` where an engine does not do what the bundle's was fitted to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Guard:
-    """A verified bundle with its engine's queue and the operator's policy."""
+    """A verified bundle with its engine's queue and the operator's policy. Hold it only while a
+    request is answered: another may take its place."""
 
     bundle: Bundle
     batcher: Batcher
@@ -47,11 +57,16 @@ class Guard:
 
 
 class Guards:
-    """The bundles of one process, by model name."""
+    """The bundles of one process, by model name; in the order of the settings."""
 
     def __init__(self, guards: Sequence[Guard]) -> None:
         self.all = tuple(guards)
         self._by_name = {guard.model.name: guard for guard in guards}
+
+    def replace(self, old: Guard, new: Guard) -> None:
+        """Serve another bundle of the same model to requests from now on."""
+        self.all = tuple(new if guard is old else guard for guard in self.all)
+        self._by_name = {guard.model.name: guard for guard in self.all}
 
     def choose(self, name: str | None) -> Guard:
         """The named guard, or the only one. Raises ``ServiceProblem`` 400, 404 or 503."""
@@ -93,17 +108,43 @@ def open_guards(settings: Settings, load_engine: LoadEngine) -> Guards:
 
 def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard:
     """Verify and load one bundle. Raises as ``open_guards``."""
-    bundle = Bundle.open(path)
+    return guard_of(Bundle.open(path, trusted_keys(settings)), settings, load_engine)
+
+
+def trusted_keys(settings: Settings) -> tuple[Ed25519PublicKey, ...]:
+    """Whose bundles are served; anybody's if there are none. Raises ``SettingsProblem``."""
+    if settings.bundle_keys is None:
+        return ()
+    from detectors.signature import KeyProblem, public_keys
+
+    try:
+        return public_keys(settings.bundle_keys)
+    except KeyProblem as problem:
+        raise SettingsProblem(f"setting bundle_keys: {problem}") from None
+
+
+def guard_of(
+    bundle: Bundle, settings: Settings, load_engine: LoadEngine, proof: Proof = lambda *_: None
+) -> Guard:
+    """Load a verified bundle, whose engine must pass the proof.
+
+    Raises:
+        BundleProblem: it must not be served.
+        EngineProblem: it cannot be run here.
+    """
     manifest = bundle.manifest
     if len(manifest.levels) != len(manifest.model.classes):
         raise BundleProblem(
-            f"{path}: levels for {len(manifest.levels)} classes of "
-            f"{len(manifest.model.classes)}; fit the bundle again"
+            f"{bundle.directory}: levels for {len(manifest.levels)} classes of "
+            f"{len(manifest.model.classes)}; fit the bundle again",
+            Refusal.SCHEMA,
         )
+    engine = load_engine(bundle.graph, settings)
+    proof(bundle, engine)
     guard = Guard(
         bundle=bundle,
         batcher=Batcher(
-            load_engine(bundle.graph, settings),
+            engine,
             batch_images=settings.batch_images,
             queue_images=settings.max_in_flight,
             queue_seconds=settings.queue_seconds,
@@ -115,6 +156,26 @@ def open_guard(path: Path, settings: Settings, load_engine: LoadEngine) -> Guard
     )
     overrides = settings.policies.get(manifest.model.name)
     return guard if overrides is None else with_policy(guard, overrides)
+
+
+def prove(bundle: Bundle, engine: Engine) -> None:
+    """Run a bundle's graph on a blank image, on its fixture and on its canaries. Raises
+    ``BundleProblem``."""
+    folder = bundle.directory
+    try:
+        engine.warm_up()
+    except Exception as error:  # whatever a runtime throws
+        raise BundleProblem(
+            f"{folder}: its graph fails on a blank image ({error}); fit the bundle again",
+            Refusal.ENGINE,
+        ) from None
+    if FIXTURE in bundle.manifest.files:
+        try:
+            check_fixture(load(bundle.read(FIXTURE)), engine, bundle.calibration)
+        except AcceptanceProblem as problem:
+            raise BundleProblem(f"{folder}: {problem}", Refusal.FIXTURE) from None
+    if wrong := check(canaries_of(bundle), engine, bundle):
+        raise BundleProblem(f"{folder}: {wrong[0]}", Refusal.CANARY)
 
 
 def with_policy(guard: Guard, overrides: PolicyOverrides) -> Guard:

@@ -72,6 +72,18 @@ class Settings(BaseSettings):
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Bundle folders to serve. In the environment, separated by commas."
     )
+    bundle_keys: Path | None = Field(
+        None,
+        description="File of Ed25519 public keys, PEM: a bundle that none of them signed (`lazaret "
+        "bundle sign`) is refused. Needs `pip install 'lazaret[signing]'`. Default: a bundle's "
+        "hashes are enough.",
+    )
+    bundle_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="How often the bundle folders are looked at: another bundle in a folder is "
+        "verified and takes the place of the one before it, or is refused. 0: never.",
+    )
     database: str = Field(
         "sqlite:///lazaret.sqlite3",
         description="SQLAlchemy URL of the records: SQLite, or PostgreSQL as "

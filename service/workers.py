@@ -33,8 +33,8 @@ LONGEST_PAUSE_SECONDS = 30.0
 """A worker that dies younger than the first is replaced after a pause that doubles up to the
 second."""
 
-Answer = Callable[[Callable[[], object]], int]
-"""A worker's life: it calls what it is given once it listens, and returns an exit status."""
+Answer = Callable[[int, Callable[[], object]], int]
+"""A worker's life: told its place, from 1, and what to call once it listens; the exit status."""
 
 
 def cores() -> int:
@@ -118,20 +118,20 @@ class Workers:
         if pid == 0:
             os.close(listens)
             keep_values_as(place)
-            self._work(tell)
+            self._work(place, tell)
         os.close(tell)
         worker = _Worker(pid, place, time.monotonic(), listens, pause)
         self._alive[pid] = worker
         return worker
 
-    def _work(self, tell: int) -> NoReturn:
+    def _work(self, place: int, tell: int) -> NoReturn:
         """A worker's life. It ends without the parent's clean-up."""
         status = 1
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             os.close(self._parent_lives[1])
             threading.Thread(target=self._follow, name="parent", daemon=True).start()
-            status = self._answer(lambda: os.write(tell, b"1"))
+            status = self._answer(place, lambda: os.write(tell, b"1"))
         except SystemExit as stopped:
             status = stopped.code if isinstance(stopped.code, int) else 1
         except BaseException:

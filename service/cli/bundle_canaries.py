@@ -13,7 +13,6 @@ EXAMPLE = (
     "Example: lazaret bundle canaries bundles/chest-xray --clean a.png --adversarial b.png "
     "--out bundles/chest-xray-2"
 )
-SIGNATURE = "manifest.sig"
 
 
 def canaries(
@@ -35,7 +34,7 @@ def canaries(
 
     Exit status: 0 written, 2 a file does not get its verdict, or another thing to be mended.
     """
-    from detectors.bundle import Bundle
+    from detectors.bundle import SIGNATURE, Bundle
     from detectors.canaries import MOST, MOST_BYTES, Canary, Kind, check, seal
     from service.cli.sentence import refuse, told
     from service.guard import onnx_engine

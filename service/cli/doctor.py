@@ -20,7 +20,7 @@ from models.imaging.transfer_syntax import TRANSFER_SYNTAXES, read_here
 from service.auth import Auth
 from service.cli.doctor_pacs import examine_pacs
 from service.cli.finding import Finding
-from service.guard import onnx_engine
+from service.guard import onnx_engine, prove, trusted_keys
 from service.records import RecordsProblem, connect, migrate
 from service.server import bind
 from service.settings import Settings, SettingsProblem
@@ -136,10 +136,6 @@ def _port(host: str, port: int) -> str:
 
 
 def _bundle(path: Path, settings: Settings) -> str:
-    bundle = Bundle.open(path)
-    engine = onnx_engine(bundle.graph, settings)
-    try:
-        engine.warm_up()
-    except Exception as error:  # a finding, whatever it is
-        raise BundleProblem(f"{path}: its graph fails on a blank image ({error})") from None
+    bundle = Bundle.open(path, trusted_keys(settings))
+    prove(bundle, onnx_engine(bundle.graph, settings))
     return f"{path}: {bundle.manifest.model.name} verifies and runs on {settings.provider}"

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from detectors.bundle import BundleProblem
+from detectors.signature import KeyProblem
 from models.engine import EngineProblem
 from service.records import RecordsProblem
 from service.settings import SettingsProblem
@@ -22,7 +23,7 @@ def told() -> Iterator[None]:
     """Turn the problems that a user can mend into a sentence and exit status 2."""
     try:
         yield
-    except (BundleProblem, EngineProblem, RecordsProblem, SettingsProblem) as problem:
+    except (BundleProblem, EngineProblem, KeyProblem, RecordsProblem, SettingsProblem) as problem:
         refuse(str(problem))
 
 

@@ -89,10 +89,11 @@ def _serve_together(settings: Settings) -> int:
             host, port = holding.getsockname()[:2]
             own = for_one_worker(settings)
 
-            def answer(started: Callable[[], object]) -> int:
+            def answer(place: int, started: Callable[[], object]) -> int:
                 try:
                     with told():
-                        run(create_app(own), own, bind(host, port, shared=True), started)
+                        app = create_app(own, watch_records=place == 1)
+                        run(app, own, bind(host, port, shared=True), started)
                 except typer.Exit as refused:
                     return refused.exit_code
                 return 0

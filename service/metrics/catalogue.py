@@ -114,7 +114,7 @@ BUNDLE_LOADED = Gauge(
 )
 BUNDLE_REFUSALS = Counter(
     "lazaret_bundle_refusals",
-    "Bundles that were not loaded, by why: hash, signature, schema, engine, fixture or unreadable",
+    "Bundles that were to take a served one's place and were refused, by why",
     (by.REFUSAL,),
 )
 CALIBRATED_FPR = Gauge(

@@ -57,6 +57,10 @@ class GatewayMetrics:
         model = guard.model
         self.metrics.set(c.MODEL_INFO, 0, model.name, model.version, guard.bundle.digest)
 
+    def bundle_refused(self, reason: str) -> None:
+        """Count one bundle that was not loaded."""
+        self.metrics.count(c.BUNDLE_REFUSALS, reason)
+
     def judged(
         self,
         guard: Guard,

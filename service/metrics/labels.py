@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detectors.bundle import Refusal
 from service.decide import Route, Verdict
 from service.problems import TITLES
 
@@ -43,7 +44,7 @@ ROUTE = Label("route", (*Route, "malformed", NONE))
 LEVEL = Label("level", ("flag", "reject", "quality"))
 PROBLEM = Label("kind", tuple(kind for kind, _ in TITLES.values()))
 SHED = Label("reason", ("requests", "memory", "queue_full", "queue_slow", "not_ready", "rate"))
-REFUSAL = Label("reason", ("hash", "signature", "schema", "engine", "fixture", "unreadable"))
+REFUSAL = Label("reason", tuple(Refusal))
 CASE_STATE = Label("state", ("open", "claimed", "released", "confirmed", "expired"))
 REVIEW = Label("outcome", ("released", "confirmed", "expired"))
 DEATH = Label("cause", ("timeout", "memory", "signal"))
@@ -69,4 +70,4 @@ CANARY_OUTCOME = Label("outcome", ("seen", "missed", "failed"))
 INCIDENT = Label("kind", ("query_attack", "uid_reuse", "calibration_drift", "canary_missed"))
 SHARED = Label("store", ("redis", "postgresql", "sqlite"))
 CERTIFICATE = Label("use", ("http", "grpc", "dicom_in", "dicom_out", "dicomweb", "oidc"))
-JOB = Label("check", ("drift", "canaries", "cases", "gauges", "spool"))
+JOB = Label("check", ("drift", "canaries", "cases", "bundles", "gauges", "spool"))

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import structlog
 from sqlalchemy import select
@@ -35,7 +36,7 @@ from service.pacs.frames import Judged, judge_frames
 from service.pacs.outbox import Parcel
 from service.pacs.parcels import DICOM, parcels_of_judged, parcels_of_unjudged
 from service.pacs.received import Protocol
-from service.pacs.routes import Choice, RouteTable, Unjudged, choose
+from service.pacs.routes import Choice, Handling, RouteTable, Unjudged, choose
 from service.pacs.spool import Entry, Spool, SpoolProblem
 from service.pacs.told import Tell, Told
 from service.problems import ServiceProblem
@@ -85,7 +86,9 @@ class Screening:
         self._callers = callers
         self._tell = tell
         self._wake = wake
-        self._guards = {name: _guard(gateway, name, table) for name, _ in table.handlings()}
+        self._policied: WeakKeyDictionary[Guard, dict[str, Guard]] = WeakKeyDictionary()
+        for name, handling in table.handlings():
+            self._guard(name, handling)
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="objects")
         self._closing = asyncio.Event()
 
@@ -152,7 +155,7 @@ class Screening:
         received = entry.received
         traits = await asyncio.to_thread(traits_of, file, received.calling, received.called)
         choice = choose(self._table, traits)
-        guard = self._guards[choice.name]
+        guard = self._guard(choice.name, choice.handling)
         question = Question(
             request_id=uuid4().hex,
             client=received.calling if received.calling in self._callers else UNNAMED,
@@ -274,23 +277,28 @@ class Screening:
             self._gateway.metrics.not_recorded()
             raise NotNow("the verdict cannot be recorded") from None
 
+    def _guard(self, route: str, handling: Handling) -> Guard:
+        """What judges a route's instances now, by its policy. Raises ``SettingsProblem``."""
+        guards = self._gateway.guards
+        try:
+            guard = guards.choose(handling.model)
+        except ServiceProblem:
+            loaded = ", ".join(guard.model.name for guard in guards.all) or "none"
+            raise SettingsProblem(
+                f"setting pacs_routes: route {route} needs `model:` to be one of the loaded "
+                f"models: {loaded}"
+            ) from None
+        if handling.policy is None:
+            return guard
+        by_route = self._policied.setdefault(guard, {})
+        if route not in by_route:
+            by_route[route] = with_policy(guard, handling.policy)
+        return by_route[route]
+
     def _on_record(self, key: str) -> bool:
         query = select(instances.c.key).where(instances.c.key == key)
         with self._gateway.records.engine.connect() as connection:
             return connection.scalar(query) is not None
-
-
-def _guard(gateway: Gateway, name: str, table: RouteTable) -> Guard:
-    handling = dict(table.handlings())[name]
-    try:
-        guard = gateway.guards.choose(handling.model)
-    except ServiceProblem:
-        loaded = ", ".join(guard.model.name for guard in gateway.guards.all) or "none"
-        raise SettingsProblem(
-            f"setting pacs_routes: route {name} needs `model:` to be one of the loaded models: "
-            f"{loaded}"
-        ) from None
-    return guard if handling.policy is None else with_policy(guard, handling.policy)
 
 
 def _evidence(entry: Entry, choice: Choice, finding: Finding | None) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class Service:
             "LAZARET_LOG_LEVEL": "error",
             "LAZARET_CANARY_SECONDS": "0.5",
             "LAZARET_DRIFT_SECONDS": "0.5",
+            "LAZARET_BUNDLE_SECONDS": "0.5",
         }
         log = (self.folder / "service.log").open("ab")
         self.process = subprocess.Popen(

@@ -21,6 +21,8 @@ from servers.prometheus import Alertmanager, Prometheus, alertmanager, prometheu
 from servers.redis import redis_server
 from tiny_bundle import REJECTED, UNJUDGED, flat
 
+from detectors.bundle import GRAPH, MANIFEST
+
 ROOT = Path(__file__).parents[2]
 ROUTING = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 WATCHDOG = {"LazaretWatchdog"}
@@ -132,6 +134,15 @@ def test_every_fault_raises_its_alert_and_the_alert_clears(tmp_path: Path) -> No
         pager.hears("LazaretAnswersNothing", "LazaretNotReady")
         served.fault()
         pager.is_quiet(WATCHDOG | DRIFT)
+
+        # bundles that must not be served: one that somebody changed, one of another version
+        for file, alert in ((GRAPH, "LazaretBundleTampered"), (MANIFEST, "LazaretBundleRefused")):
+            path = served.bundle / file
+            sealed = path.read_bytes()
+            path.write_bytes(b"{}")
+            pager.hears(alert)
+            path.write_bytes(sealed)
+            pager.is_quiet(WATCHDOG | DRIFT)
 
         # a full disk, and Redis gone
         largest_file(served, 1)
