@@ -28,6 +28,7 @@ from service.metrics import GatewayMetrics, Metrics
 from service.metrics.catalogue import DECODER_DEATHS, WORKERS
 from service.query_history import open_history
 from service.records import Records
+from service.reviews import Reviews
 from service.settings import Settings, SettingsProblem
 from service.tracing import Spans, Traced
 from service.watches import Watches
@@ -52,13 +53,14 @@ def create_app(
     """
     if settings.grpc_port is not None and find_spec("grpc") is None:
         raise SettingsProblem("setting grpc_port: gRPC needs `pip install 'lazaret[grpc]'`")
-    auth = Auth(settings.keys(), settings.host, settings.anonymous)
+    auth = Auth(settings.keys(), settings.host, settings.anonymous, settings.reviewers)
     guards = open_guards(settings, load_engine)
     admission = Admission(settings.max_in_flight, settings.max_held_bytes)
     records = Records(settings.database)
     records.open()
     metrics = Metrics()
     gateway_metrics = GatewayMetrics(metrics, admission)
+    reviews = Reviews(records.engine, metrics)
     for guard in guards.all:
         gateway_metrics.serves(guard)
     node = _pacs_node(settings, metrics)
@@ -67,7 +69,7 @@ def create_app(
     decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     spans = open_spans(settings)
     watches = Watches(
-        settings, guards, load_engine, records, gateway_metrics, limits, decoders,
+        settings, guards, load_engine, records, reviews, gateway_metrics, limits, decoders,
         records_too=watch_records,
     )  # fmt: skip
 
@@ -122,7 +124,7 @@ def create_app(
     app.include_router(endpoints.routes(gateway))
     app.include_router(batch.routes(gateway))
     app.include_router(inference.routes(gateway))
-    app.include_router(cases.routes(records, auth))
+    app.include_router(cases.routes(records, reviews, auth))
     app.include_router(operations.routes(guards, metrics, auth))
     app.include_router(drift_routes(watches.drift, auth))
     if node is not None and settings.dicomweb:

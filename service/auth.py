@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from fastapi import Request
@@ -23,19 +23,28 @@ class Auth:
         keys: client name to the hex SHA-256 of its key.
         host: the address that the service is bound to.
         anonymous: ``loopback`` lets anyone ask while there are no keys and ``host`` is loopback.
+        reviewers: clients that may decide on held images; without any key, anyone may.
 
     Raises:
-        SettingsProblem: there are no keys and anonymous access is not allowed.
+        SettingsProblem: there are no keys and anonymous access is not allowed, or a reviewer has
+            none.
     """
 
     def __init__(
-        self, keys: Mapping[str, str], host: str, anonymous: Literal["loopback", "never"]
+        self,
+        keys: Mapping[str, str],
+        host: str,
+        anonymous: Literal["loopback", "never"],
+        reviewers: Collection[str] = (),
     ) -> None:
         if not keys and (anonymous == "never" or not is_loopback(host)):
             raise SettingsProblem(
                 f"no API keys are configured, and without them {host} would answer anyone; set "
                 "LAZARET_API_KEYS or LAZARET_API_KEYS_FILE, or bind to 127.0.0.1"
             )
+        if unknown := sorted(set(reviewers) - set(keys)):
+            raise SettingsProblem(f"setting reviewers: {unknown[0]} has no API key")
+        self._reviewers = frozenset(reviewers)
         self._keys = {name: bytes.fromhex(digest) for name, digest in keys.items()}
 
     def client(self, request: Request) -> str:
@@ -47,6 +56,21 @@ class Auth:
                 raise ServiceProblem(403, "Without API keys, ask at 127.0.0.1 or localhost.")
             return ANONYMOUS
         return self.by_key(request.headers.get("Authorization", ""))
+
+    def case_reader(self, request: Request) -> str:
+        """The name of a client that may read cases: of a reviewer, where there are any. Raises
+        ``ServiceProblem`` 401 or 403."""
+        return self.reviewer(request) if self._reviewers else self.client(request)
+
+    def reviewer(self, request: Request) -> str:
+        """The name of a client that may decide on held images. Raises ``ServiceProblem`` 401, or
+        403 for one that may not: whoever sends images must not release them."""
+        client = self.client(request)
+        if self._keys and client not in self._reviewers:
+            raise ServiceProblem(
+                403, "This key may not review; its client is not in the setting reviewers."
+            )
+        return client
 
     def by_key(self, authorization: str) -> str:
         """The name of whoever sends this ``Authorization``, over a protocol that no web page

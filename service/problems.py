@@ -23,6 +23,7 @@ TITLES = {
     404: ("not-found", "There is nothing here by that name"),
     405: ("method-not-allowed", "This address does not answer that method"),
     408: ("timeout", "The request took too long to arrive"),
+    409: ("conflict", "It is not in a state for this"),
     413: ("too-large", "The image is too large"),
     415: ("unsupported", "This kind of image is not supported"),
     422: ("unusable", "The request is well-formed but cannot be used"),

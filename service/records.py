@@ -28,10 +28,16 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from service.case_states import UNDECIDED, State
 from service.tables import cases, requests
 
 GROUP = 256
 """Most records in one transaction."""
+CASE = [cases.c[name] for name in (
+    "case_id", "request_id", "opened_at", "state", "model", "verdict", "route", "evidence",
+    "media_type", "claimed_by",
+)]  # fmt: skip
+"""What ``Case`` holds."""
 
 
 class RecordsProblem(Exception):
@@ -99,6 +105,7 @@ class Case:
     route: str
     evidence: dict[str, Any]
     media_type: str
+    claimed_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +148,7 @@ class Records:
 
     def cases(self, state: str | None, limit: int) -> list[Case]:
         """The newest cases, of one state if given. Blocks."""
-        columns = [column for column in cases.c if column.name != "image"]
-        query = select(*columns).order_by(cases.c.opened_at.desc()).limit(limit)
+        query = select(*CASE).order_by(cases.c.opened_at.desc()).limit(limit)
         if state is not None:
             query = query.where(cases.c.state == state)
         with self._connected().connect() as connection:
@@ -150,9 +156,8 @@ class Records:
 
     def case(self, case_id: str) -> Case | None:
         """One case. Blocks."""
-        columns = [column for column in cases.c if column.name != "image"]
         with self._connected().connect() as connection:
-            row = connection.execute(select(*columns).where(cases.c.case_id == case_id))
+            row = connection.execute(select(*CASE).where(cases.c.case_id == case_id))
             found = row.mappings().first()
         return None if found is None else Case(**found)
 
@@ -164,8 +169,9 @@ class Records:
         return {state: (count, oldest) for state, count, oldest in rows}
 
     def open_cases(self, route: str) -> int:
-        """How many open cases there are of this route. Blocks."""
-        query = select(func.count()).where(cases.c.state == "open", cases.c.route == route)
+        """How many cases of this route nobody has decided. Blocks."""
+        undecided = cases.c.state.in_(UNDECIDED), cases.c.route == route
+        query = select(func.count()).select_from(cases).where(*undecided)
         with self._connected().connect() as connection:
             return int(connection.scalar(query) or 0)
 
@@ -317,7 +323,7 @@ def _case_row(record: Record, case: NewCase, at: datetime) -> dict[str, Any]:
         "case_id": case.case_id,
         "request_id": record.request_id,
         "opened_at": at,
-        "state": "open",
+        "state": State.OPEN,
         "model": record.model,
         "verdict": record.verdict,
         "route": case.route,

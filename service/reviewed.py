@@ -17,9 +17,10 @@ from sqlalchemy import Engine, select
 
 from detectors.bundle import Bundle
 from detectors.recalibrate import ANCESTORS, Scores
+from service.case_states import State
 from service.tables import cases, requests
 
-RELEASED, CONFIRMED = "released", "confirmed"
+RELEASED, CONFIRMED = State.RELEASED, State.CONFIRMED
 QUERY_ATTACK = "query_attack"
 
 

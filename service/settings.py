@@ -159,6 +159,18 @@ class Settings(BaseSettings):
         description="Without any key: `loopback` answers anyone while `host` is a loopback "
         "address, `never` refuses to start.",
     )
+    reviewers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="API clients that may claim, release and confirm held images, and then the "
+        "only ones that may read them. Default: every client reads and none decides; without any "
+        "API key, anyone on this machine does. In the environment, separated by commas.",
+    )
+    case_days: float = Field(
+        90.0,
+        gt=0,
+        description="How long a held image's file is kept. A case that nobody has decided on by "
+        "then expires.",
+    )
     policies: dict[str, PolicyOverrides] = Field(
         {},
         description="Per model name: `alphas` (`flag`, `reject`, `quality`: accepted "
@@ -305,7 +317,7 @@ class Settings(BaseSettings):
         30.0, gt=0, description="After SIGTERM, longest time to answer what was taken."
     )
 
-    @field_validator("bundles", "query_known_senders", mode="before")
+    @field_validator("bundles", "query_known_senders", "reviewers", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value

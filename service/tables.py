@@ -84,9 +84,25 @@ cases = Table(
     Column("evidence", JSON, nullable=False),
     Column("media_type", String(64), nullable=False),
     Column("image", LargeBinary, nullable=False),
+    Column("claimed_by", String(128)),
+    Column("claimed_at", UtcTime),
     Index("cases_by_state", "state", "opened_at"),
 )
-"""One row a held image. ``image`` is the file as it was sent."""
+"""One row a held image; ``service.case_states`` is the life of ``state``. ``image`` is the file as
+it was sent, empty once it is not kept any more."""
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("case_id", String(32), nullable=False),
+    Column("at", UtcTime, nullable=False),
+    Column("by", String(128), nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("note", String(1000)),
+    Index("reviews_by_case", "case_id"),
+)
+"""One row a step of a case, never changed: who did what to it, and what they noted."""
 
 drift_cursors = Table(
     "drift_cursors",

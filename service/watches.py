@@ -19,10 +19,13 @@ from service.metrics import GatewayMetrics
 from service.metrics.labels import SOURCE
 from service.monitor import Job, Monitor, watch_cases
 from service.records import Records
+from service.reviews import Reviews
 from service.settings import Settings
 
 CASES_SECONDS = 10.0
 """How often cases are counted."""
+EXPIRY_SECONDS = 600.0
+"""How often cases are looked through for claims that lapse and cases that expire."""
 GAUGES_SECONDS = 2.0
 """How often a worker leaves its present values for the others."""
 
@@ -40,6 +43,7 @@ class Watches:
         guards: Guards,
         load_engine: LoadEngine,
         records: Records,
+        reviews: Reviews,
         told: GatewayMetrics,
         limits: Limits,
         decoders: Executor,
@@ -57,6 +61,7 @@ class Watches:
         if records_too:
             jobs += [
                 Job("cases", CASES_SECONDS, lambda: watch_cases(records, metrics)),
+                Job("reviews", EXPIRY_SECONDS, lambda: reviews.expire(settings.case_days)),
                 Job("drift", settings.drift_seconds, self.drift.advance),
             ]
         if settings.canary_seconds:

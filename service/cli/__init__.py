@@ -8,6 +8,7 @@ from service.cli import (
     attack,
     bundle,
     calibrate,
+    cases,
     demo,
     doctor,
     evaluate,
@@ -43,5 +44,6 @@ app.command("gate", epilog=gate.EXAMPLE)(gate.gate)
 app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(cases.app, name="cases")
 app.add_typer(pacs.app, name="pacs")
 app.add_typer(phantom.app, name="phantom")

@@ -119,7 +119,7 @@ def _machine() -> Finding:
 
 
 def _access(settings: Settings, keys: dict[str, str]) -> str:
-    Auth(keys, settings.host, settings.anonymous)
+    Auth(keys, settings.host, settings.anonymous, settings.reviewers)
     return f"{len(keys)} API keys" if keys else f"anyone at {settings.host}: there are no API keys"
 
 

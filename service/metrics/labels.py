@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detectors.bundle import Refusal
+from service.case_states import State
 from service.decide import Route, Verdict
 from service.problems import TITLES
 
@@ -45,7 +46,7 @@ LEVEL = Label("level", ("flag", "reject", "quality"))
 PROBLEM = Label("kind", tuple(kind for kind, _ in TITLES.values()))
 SHED = Label("reason", ("requests", "memory", "queue_full", "queue_slow", "not_ready", "rate"))
 REFUSAL = Label("reason", tuple(Refusal))
-CASE_STATE = Label("state", ("open", "claimed", "released", "confirmed", "expired"))
+CASE_STATE = Label("state", tuple(State))
 REVIEW = Label("outcome", ("released", "confirmed", "expired"))
 DEATH = Label("cause", ("timeout", "memory", "signal"))
 STORED = Label(
@@ -70,4 +71,4 @@ CANARY_OUTCOME = Label("outcome", ("seen", "missed", "failed"))
 INCIDENT = Label("kind", ("query_attack", "uid_reuse", "calibration_drift", "canary_missed"))
 SHARED = Label("store", ("redis", "postgresql", "sqlite"))
 CERTIFICATE = Label("use", ("http", "grpc", "dicom_in", "dicom_out", "dicomweb", "oidc"))
-JOB = Label("check", ("drift", "canaries", "cases", "bundles", "gauges", "spool"))
+JOB = Label("check", ("drift", "canaries", "cases", "reviews", "bundles", "gauges", "spool"))
