@@ -13,7 +13,7 @@ help: ## show this menu
 demo: $(VENV)/.base ## guard the chest phantom: clean, degraded and attacked files over HTTP
 	$(BIN)/lazaret demo $(ARGS)
 
-test: $(VENV)/.dev ## lint, types, the whole test suite and the release gate
+test: $(VENV)/.dev $(VENV)/.kserve ## lint, types, the whole test suite and the release gate
 	$(MAKE) lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal $(ARGS)
 	$(MAKE) evaluate-smoke
@@ -139,13 +139,19 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
-# torch alone and first, so that nothing else draws in another build of it
+# KServe's client, to test with; it asks for an older protobuf than ours
+$(VENV)/.kserve: $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/kserve
+	$(VENV)/kserve/bin/python -m pip --disable-pip-version-check install -q kserve==0.21.0
+	@touch $@
+
 # libraries to compare with; without what they ask for, which would draw in other builds of torch
 $(VENV)/.peers: $(VENV)/.dev
 	$(PIP) install -q --no-deps torchattacks==3.5.1 pyautoattack==0.2.0 adv-lib==0.2.8
 	$(PIP) install -q -c constraints.txt multiprocess requests
 	@touch $@
 
+# torch alone and first, so that nothing else draws in another build of it
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) install -q -c constraints.txt torch
 	$(PIP) install -q -c constraints.txt -e '.[train,fast,dicom,grpc,otel,pacs,dev]'

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from attacks.campaign import every_shift
-from attacks.fit_material import Opponent
 from attacks.guarded import load_guarded
+from attacks.opponent import Opponent
 from attacks.part_store import PartStore
 from detectors.comparison import Comparison, Side, compare
 from detectors.gates import Margins

@@ -3,89 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from attacks.campaign import (
-    FAMILIES,
-    FIT_EPSILONS,
     FIT_SHIFTS,
-    attack_as_delivered,
     attacked_once,
     shifted,
 )
-from attacks.generate import prepare
-from attacks.guarded import GuardedModel
+from attacks.opponent import Opponent
 from attacks.part_store import PartStore
-from attacks.problem import AttackProblem
-from attacks.registry import parse
-from attacks.spec import Attacker, AttackSpec, Need
-from attacks.work import Bench
 from detectors.fit import FitProblem, FitSplit
 from detectors.guard_data import FITTING, draw, split_samples
-from detectors.judgement import Attacked
 from detectors.samples import Samples
 from models.datasets import group_digest
-from models.imaging.decode import digest
 
 Advance = Callable[[str, int, int], None]
 """Called with what is being attacked, images done, and images to do."""
-
-
-@dataclass(frozen=True)
-class Opponent:
-    """An attacker: what it attacks, how, and how hard."""
-
-    bench: Bench
-    families: tuple[str, ...] = FAMILIES
-    """As ``attacks.registry.parse`` takes them."""
-    epsilons: tuple[float, ...] = FIT_EPSILONS
-
-    def __post_init__(self) -> None:
-        """Raises ``UnknownAttack`` and ``AttackProblem``: a mistake is told before any work."""
-        for spec in self.specs:
-            if Need.GUARD in spec.needs and self.bench.guard is None:
-                raise AttackProblem(f"{spec.name} evades a guard, and this attacker knows none")
-            if Need.SURROGATE in spec.needs:
-                raise AttackProblem(f"{spec.name} needs a surrogate, and none can be given here")
-
-    @property
-    def specs(self) -> tuple[AttackSpec, ...]:
-        """Every family at every epsilon."""
-        return tuple(parse(family, e) for e in self.epsilons for family in self.families)
-
-    def knowing(self, guard: GuardedModel, bundle: str, families: tuple[str, ...]) -> Opponent:
-        """The same attacker with the guard of the bundle of that digest in hand."""
-        bench = replace(self.bench, guard=guard, digest=bundle)
-        return Opponent(bench, families, self.epsilons)
-
-    def instructed(self, own: Samples) -> Opponent:
-        """With what its attacks learn from images of its own, none of which it attacks."""
-        specs = self.specs
-        if not any(Need.IMAGES in spec.needs for spec in specs):
-            return self
-        device = self.bench.device
-        pixels = tuple(torch.tensor(i, dtype=torch.float32, device=device) for i in own.images)
-        attacker = Attacker(
-            self.bench.model,
-            pixels,
-            torch.from_numpy(own.labels).to(device),
-            self.bench.seed,
-            self.bench.guard,
-        )
-        named = replace(self.bench, attacker="".join(digest(image) for image in own.images))
-        return replace(self, bench=prepare(named, specs, attacker))
-
-    def deliver(
-        self, clean: Samples, progress: Callable[[int, int], None], store: PartStore | None
-    ) -> tuple[Attacked, ...]:
-        """Every family at every epsilon, as files, for judging."""
-        return attack_as_delivered(
-            self.bench, clean, self.families, self.epsilons, progress=progress, store=store
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from detectors.judgement import (
     threshold,
 )
 from detectors.leave_out import leave_out
-from detectors.paper_protocol import null, paper_protocol
+from detectors.paper_protocol import PAPER_FEWEST, null, paper_protocol
 from detectors.samples import Samples
 from detectors.statistics import auc
 from detectors.subgroups import calibration_checks, subgroups
@@ -171,7 +171,7 @@ def _attack(
             found.measured.predicted[eligible],
             seed,
         )
-        if moved
+        if moved and len(eligible) >= PAPER_FEWEST
         else None,
     )
 

@@ -81,7 +81,7 @@ class AttackResult:
     scores: dict[str, Judged]
     """By detector, and ``fused``."""
     paper: PaperScores | None
-    """AUC by the paper's released protocol, leaks included."""
+    """AUC by the paper's released protocol, leaks included; null for too few images for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ Matrix = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
 
 BANDWIDTH, NEIGHBOURS, MINIBATCH, TREES, SPLITS = 1.0, 20, 100, 30, 3
+PAPER_FEWEST = NEIGHBOURS + 2
+"""Images below which it has not neighbours enough."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ def test_evaluation_follows_the_rules_of_evidence(
     lazaret(
         "evaluate", "--bundle", fitted[0], "--data", phantoms, "--out", tmp_path / "e",
         "--images", 24, "--epsilon", 0.5, "--epsilon", 2, "--attacks", "fgsm,pgd",
+        "--also", "universal:eps=4/255,epochs=3,gamma", "--aware-attacks", "hfc:steps=5",
+        "--aware-epsilon", 2, "--aware-images", 8,
     )  # fmt: skip
     found = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     assert all(result["passed"] for result in (*found["null"], *found["null_refitted"]))
@@ -128,6 +130,10 @@ def test_evaluation_follows_the_rules_of_evidence(
     assert attack["undetected_harm"]["value"] <= attack["success"]["value"]
     assert attack["linf"] == 2
     assert {r["left_out"] for r in found["left_out"]} >= {"pgd", "fgsm", "epsilon 2"}
+    knowledge = {(a["attack"], a["epsilon"]): a["knowledge"] for a in found["attacks"]}
+    assert knowledge["pgd", 2.0] == "unaware"
+    assert knowledge["universal", 4.0] == knowledge["gamma", 0.0] == "unseen"
+    assert knowledge["hfc", 2.0] == "aware"
     assert len(found["shifts"]) > 70
     assert (tmp_path / "e" / "undetected_harm.png").stat().st_size > 10_000
     page = (tmp_path / "e" / "evaluation.md").read_text()

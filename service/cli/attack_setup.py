@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from attacks.presets import PRESETS, possible
 from attacks.registry import UnknownAttack, methods, parse, split
 from attacks.self_check import Finding, self_check
 from attacks.spec import Attacker, AttackSpec, Need
+from attacks.surrogate import surrogate_loader
 from attacks.work import Bench
 from detectors.bundle import Bundle
 from detectors.guard_data import clean_samples, draw, fitting_examples, test_examples
@@ -240,7 +241,7 @@ def prepared(
         labels.to(bench.device),
         bench.seed,
         bench.guard,
-        _surrogate_loader(spec, bench.device),
+        surrogate_loader(spec, bench.device),
     )
     names_of = "".join(digest(image) for image in samples.images)
     task = bars.add_task("preparing attacks", total=1)
@@ -257,16 +258,3 @@ def look_for_masking(bench: Bench, sources: Sources, images: int = 8) -> list[Fi
     pixels = torch.from_numpy(np.stack([sources.images[i] for i in rows])).to(bench.device).float()
     labels = torch.from_numpy(sources.labels[rows]).to(bench.device)
     return list(self_check(bench.model, pixels, labels, [bench.seed + row for row in rows]))
-
-
-def _surrogate_loader(spec: ModelSpec, device: str) -> Callable[[str], Model]:
-    def load_surrogate(name: str) -> Model:
-        loaded = load_model(name)
-        if loaded.spec.classes != spec.classes:
-            raise DatasetProblem(
-                f"{name}: its classes are {', '.join(loaded.spec.classes)}, the attacked model's "
-                f"are {', '.join(spec.classes)}; a surrogate needs the same, in order"
-            )
-        return victim_of(loaded, device)
-
-    return load_surrogate

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from detectors.evaluation import Knowledge
 
 EXAMPLE = "Example: lazaret evaluate --bundle bundles/chest-xray --data scans --out evaluation"
+AWARE_EPSILONS = (1.0, 2.0)
+ONE_GREY_LEVEL = 1.0
+ATTACKER_IMAGES = 64
+"""Of fitting patients, for attacks that learn from some."""
 
 
 def evaluate(
@@ -22,11 +26,28 @@ def evaluate(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="safetensors of a factory.")] = None,
     spec: Annotated[Path | None, typer.Option(help="model.json, if not beside the model.")] = None,
-    attacks: Annotated[str, typer.Option(help="Presets, by comma.")] = "fgsm,bim,pgd,cw_linf",
+    attacks: Annotated[
+        str, typer.Option(help="By comma, each at every epsilon.")
+    ] = "fgsm,bim,pgd,cw_linf",
     epsilon: Annotated[
         list[float] | None, typer.Option(help="Grey levels; default 0.5, 1, 2 and 4.")
     ] = None,
+    also: Annotated[
+        str,
+        typer.Option(
+            help="More, once each: autoattack:eps=1/255,patch,transfer:surrogate=DIR,eps=2/255."
+        ),
+    ] = "",
+    aware_attacks: Annotated[
+        str, typer.Option(help="By comma, of attackers who know the guard; empty for none.")
+    ] = "hfc:steps=50,joint_pgd:steps=50,orthogonal_pgd:steps=50",
+    aware_epsilon: Annotated[
+        list[float] | None, typer.Option(help="Their grey levels; default 1 and 2.")
+    ] = None,
     images: Annotated[int, typer.Option(help="Test images attacked and shifted.")] = 240,
+    aware_images: Annotated[
+        int, typer.Option(help="Of them, how many are attacked by those who know the guard.")
+    ] = 48,
     other: Annotated[
         list[Path] | None, typer.Option(help="Folder of images that are not for this model.")
     ] = None,
@@ -35,24 +56,39 @@ def evaluate(
 ) -> None:
     """Judge a bundle on test patients: attacks, benign shifts and the null test.
 
-    Attacks are made against the model, rounded to 8-bit files and read back through the service's
-    own decoder and engine. Writes nothing unless the null test passes.
+    Attacks are made against the model, or against model and guard by an attacker who holds the
+    bundle, rounded to 8-bit files and read back through the service's own decoder and engine. What
+    an attack must learn beforehand it learns from patients that the guard was fitted on, never from
+    those who judge. Writes nothing unless the null test passes.
     """
-    from service.cli.offline import console, guarded_model, load, progress_bars, workshop
+    from service.cli.offline import (
+        console,
+        counted,
+        guarded_model,
+        load,
+        progress_bars,
+        workshop,
+    )
 
     with workshop():
         import shlex
         import sys
         from dataclasses import replace
+        from functools import partial
         from time import perf_counter
 
-        from attacks.campaign import EPSILONS, attack_as_delivered, every_shift
+        from attacks.campaign import EPSILONS, every_shift
         from attacks.generate import bench_of
+        from attacks.guarded import load_guarded
+        from attacks.opponent import Opponent
         from attacks.part_store import PartStore, default_folder
+        from attacks.registry import split
+        from attacks.surrogate import surrogate_loader
         from detectors.bundle import Bundle
         from detectors.evaluate import evaluate as judge_bundle
         from detectors.evaluation import worst
-        from detectors.guard_data import clean_samples, draw, test_examples
+        from detectors.guard_data import clean_samples, draw, fitting_examples, test_examples
+        from detectors.judgement import Attacked
         from detectors.leave_out import fitted_families
         from detectors.report import write_report
         from detectors.trial import refuse_known
@@ -67,7 +103,28 @@ def evaluate(
         dataset = read_dataset(data, opened.manifest.model.classes)
         examples = test_examples(dataset, seed)
         refuse_known(opened, examples)
-        families, epsilons = attacks.split(","), tuple(epsilon or EPSILONS)
+        bench = bench_of(
+            victim_of(loaded_model, device),
+            digest=model_digest(loaded_model),
+            seed=seed,
+            attempts=True,
+            device=device,
+        )
+        opponent = Opponent(
+            bench,
+            split(attacks),
+            tuple(epsilon or EPSILONS),
+            surrogate_loader(loaded_model.spec, device),
+        )
+        opponents = [(opponent, images)]
+        if also:
+            once = replace(opponent, families=split(also), epsilons=(ONE_GREY_LEVEL,))
+            opponents.append((once, images))
+        if aware_attacks:
+            guard = load_guarded(bundle).to(device)
+            knowing = opponent.knowing(guard, opened.digest, split(aware_attacks))
+            levels = tuple(aware_epsilon or AWARE_EPSILONS)
+            opponents.append((replace(knowing, epsilons=levels), aware_images))
         with progress_bars() as progress:
             clean = clean_samples(load(progress, examples, loaded_model.spec))
             drawn = draw(clean, images, seed)
@@ -77,28 +134,19 @@ def evaluate(
                     load(progress, unlabelled(folder, images), loaded_model.spec)
                 )
                 others.append(replace(strangers, origin=folder.resolve().name))
-            bench = bench_of(
-                victim_of(loaded_model, device),
-                digest=model_digest(loaded_model),
-                seed=seed,
-                attempts=True,
-                device=device,
+            own = fitting_examples(dataset, loaded_model.spec, seed)
+            learnt_from = draw(
+                clean_samples(load(progress, own, loaded_model.spec)), ATTACKER_IMAGES, seed
             )
-            task = progress.add_task("attacking", total=None)
-
-            def advance(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
-
-            hit = attack_as_delivered(
-                bench,
-                drawn,
-                families,
-                epsilons,
-                progress=advance,
-                store=PartStore(default_folder()),
-            )
+            advance, store = counted(progress), PartStore(default_folder())
+            hit: list[Attacked] = []
+            for attacker, attacked in opponents:
+                what = "attacking" + (", knowing the guard" if attacker.bench.guard else "")
+                hit += attacker.instructed(learnt_from).deliver(
+                    draw(drawn, attacked, seed), partial(advance, what), store
+                )
             fitted = fitted_families(opened)
-            hit = tuple(replace(a, knowledge=knowledge_of(a.samples.origin, fitted)) for a in hit)
+            hit = [replace(a, knowledge=knowledge_of(a.samples.origin, fitted)) for a in hit]
             shifts = every_shift(drawn, seed)
             total = len(clean) + sum(len(a.samples) for a in hit)
             total += sum(len(s) for s in (*shifts, *others))
@@ -112,7 +160,9 @@ def evaluate(
                 provenance={
                     "command": shlex.join(["lazaret", *sys.argv[1:]]),
                     "data": f"{data.resolve().name}, {len(clean)} test images of "
-                    f"{len(set(clean.groups))} patients; {len(drawn)} of them attacked and shifted",
+                    f"{len(set(clean.groups))} patients; {len(drawn)} of them attacked and "
+                    f"shifted, {min(aware_images, len(drawn)) if aware_attacks else 0} of those by "
+                    "attackers who know the guard",
                     "seed": seed,
                     "machine": describe(),
                 },

@@ -50,8 +50,9 @@ def fit(
     from service.cli.offline import console, counted, load, progress_bars, workshop
 
     with workshop():
-        from attacks.fit_material import Opponent, clean_splits, fit_material
+        from attacks.fit_material import clean_splits, fit_material
         from attacks.generate import bench_of
+        from attacks.opponent import Opponent
         from attacks.part_store import PartStore, default_folder
         from detectors.bundle import Alphas
         from detectors.fit import FitProblem, shortfalls

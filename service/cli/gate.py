@@ -66,9 +66,9 @@ def gate(
         from dataclasses import replace
         from functools import partial
 
-        from attacks.fit_material import Opponent
         from attacks.generate import bench_of
         from attacks.guarded import load_guarded
+        from attacks.opponent import Opponent
         from attacks.registry import split
         from detectors.bundle import Bundle
         from detectors.gates import all_passed

@@ -84,9 +84,10 @@ def retrain(
         from attacks.added_sets import added_sets
         from attacks.campaign import FIT_EPSILONS
         from attacks.duel import compare_guards
-        from attacks.fit_material import Opponent, clean_splits, fit_material
+        from attacks.fit_material import clean_splits, fit_material
         from attacks.generate import bench_of
         from attacks.guarded import load_guarded
+        from attacks.opponent import Opponent
         from attacks.part_store import PartStore, default_folder
         from attacks.registry import split
         from detectors.bundle import Bundle
