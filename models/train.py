@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from models.hardening import Hardening, harden
 from models.head import class_logits
 from models.resnet import resnet
 from models.spec import ModelSpec
+
+Orientation = Literal["upright", "mirrored", "any"]
+"""How an image may lie: as it is, since left and right are anatomy; or either way round, as
+ultrasound; or turned as well, as skin under a dermatoscope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Recipe:
     scale: float = 0.1
     shift: float = 0.05
     contrast: float = 0.2
+    orientation: Orientation = "upright"
     seed: int = 0
     hardening: Hardening | None = None
     start: str = ""
@@ -197,13 +203,17 @@ def model_predictions(model: DiagnosticModel, raw_logits: Tensor) -> Tensor:
 
 
 def augment(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Random rotation, scale, shift and contrast of ``float32[N, C, h, w]``; never a flip, since
-    left and right are anatomy."""
+    """Random rotation, scale, shift and contrast of ``float32[N, C, h, w]``, mirrored and turned
+    where the recipe's orientation allows."""
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(len(x), generator=generator) * 2 - 1) * limit
 
-    angle, zoom = torch.deg2rad(uniform(recipe.rotation)), 1 + uniform(recipe.scale)
+    turn = 180.0 if recipe.orientation == "any" else recipe.rotation
+    angle, zoom = torch.deg2rad(uniform(turn)), 1 + uniform(recipe.scale)
+    if recipe.orientation != "upright":
+        mirrored = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(mirrored.to(x.device).reshape(-1, 1, 1, 1), x.flip(3), x)
     cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     rows = torch.stack(
         [

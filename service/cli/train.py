@@ -31,6 +31,15 @@ def train(
         str, typer.Option(help="Blocks of each residual stage.", show_default=BLOCKS)
     ] = "",
     epochs: Annotated[int, typer.Option(help="Most epochs to train.")] = 18,
+    patience: Annotated[
+        int, typer.Option(help="Epochs that do not better the validation loss before it stops.")
+    ] = 8,
+    orientation: Annotated[
+        str,
+        typer.Option(
+            help="How images may lie: upright, mirrored (ultrasound) or any (skin, fundus)."
+        ),
+    ] = "upright",
     harden: Annotated[
         float,
         typer.Option(
@@ -70,6 +79,8 @@ def train(
     from service.cli.offline import console, load, progress_bars, workshop
 
     with workshop():
+        from typing import get_args
+
         from detectors.guard_data import test_examples
         from models.datasets import DatasetProblem, read_dataset
         from models.diagnostic import DiagnosticModel
@@ -78,11 +89,16 @@ def train(
         from models.model_card import judge
         from models.save import save_model
         from models.spec import ModelSpec, Preprocessing
-        from models.train import Epoch, Recipe, shown_and_fitted
+        from models.train import Epoch, Orientation, Recipe, shown_and_fitted
         from models.train import train as fit_network
 
         if out.exists():
             raise DatasetProblem(f"{out}: exists already; choose another folder")
+        if orientation not in get_args(Orientation):
+            raise DatasetProblem(
+                f"no orientation is called {orientation!r}; choose from "
+                f"{', '.join(get_args(Orientation))}"
+            )
         dataset = read_dataset(data)
         test = test_examples(dataset, seed)
         declared = any(example.split for example in dataset.examples)
@@ -115,6 +131,8 @@ def train(
             )
         recipe = Recipe(
             epochs=epochs,
+            patience=patience,
+            orientation=orientation,  # type: ignore[arg-type]  # checked above
             seed=seed,
             surrogate=surrogate,
             learning_rate=GOING_ON if first else Recipe().learning_rate,
