@@ -6,3 +6,10 @@
 
 This package imports no other package of the project, and importing it does not import torch.
 """
+
+import os
+
+# ONNX Runtime's wheels report to their maker from 1.29 on, and write an identifier of the machine
+# into the home folder, unless this is set before the library is loaded. A machine that reads
+# patients' images tells nobody anything.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -117,12 +117,15 @@ def _told(call: Callable[[Gateway, Any, Any], Awaitable[Any]], gateway: Gateway)
 
     async def answered(request: Any, context: Any) -> Any:
         given = _metadata(context.invocation_metadata(), trace_context.HEADER)
-        try:
-            with trace_context.followed(given):
+        with trace_context.followed(given) as trace:
+            ids = ((trace_context.HEADER, trace.header()),)
+            with suppress(ValueError):  # the caller has gone
+                context.set_trailing_metadata(ids)
+            try:
                 return await call(gateway, request, context)
-        except ServiceProblem as problem:
-            code = _CODES.get(problem.status, grpc.StatusCode.INVALID_ARGUMENT)
-            await context.abort(code, problem.detail)
+            except ServiceProblem as problem:
+                code = _CODES.get(problem.status, grpc.StatusCode.INVALID_ARGUMENT)
+                await context.abort(code, problem.detail, ids)
 
     return answered
 
@@ -222,7 +225,8 @@ async def _infer(gateway: Gateway, request: Any, context: Any) -> Any:
     for name, value in parameters_of(answers, guard).items():
         response.parameters[name].CopyFrom(_parameter(value))
     with suppress(ValueError):  # the caller has gone
-        context.set_trailing_metadata((("x-request-id", question.request_id),))
+        ids = (*context.trailing_metadata(), ("x-request-id", question.request_id))
+        context.set_trailing_metadata(ids)
     return response
 
 

@@ -68,8 +68,8 @@ def test_every_service_is_hardened(services: dict[str, Any]) -> None:
         assert service["read_only"] or name in ("orthanc", "dcgm-exporter"), name
         assert "privileged" not in service
         image = service["image"]
-        assert ":" in image or name == "gateway", f"{image} has no version"
-        assert not image.endswith(":latest")
+        exact = re.search(r":v?\d+\.\d+(\.\d+)?", image)
+        assert exact or name == "gateway", f"{image} names no exact version"
 
 
 def test_ports_are_open_to_this_machine_alone(services: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -45,6 +46,11 @@ def test_what_is_served_is_small_and_has_no_rights(name: str) -> None:
             if word in ("ENV", "ARG"):
                 assert not any(s in rest.upper() for s in ("PASSWORD", "SECRET", "TOKEN", "KEY"))
     assert f"--from=sbom-{name} /opt/lazaret" in dict(stage.instructions)["COPY"]
+
+
+def test_the_base_image_is_of_an_exact_version() -> None:
+    (python,) = re.findall(r"^ARG PYTHON=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert re.match(r"\d+\.\d+\.\d+-", python)
 
 
 def test_the_default_target_runs_anywhere() -> None:

@@ -1,5 +1,8 @@
 """A graph that fits the contract gives readings; one that does not is refused in a sentence."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,3 +147,17 @@ def test_a_large_image_gives_its_memory_back_and_reads_the_same():
     engine = OnnxEngine(a_graph(*FULL))
     assert engine.run(np.full((1, 3000, 3000, 1), 7, np.uint8)).fused == pytest.approx([7])
     assert engine.run(IMAGES).fused.tolist() == [0, 10, 255]
+
+
+def test_the_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """Its telemetry leaves an identifier in the home folder, with which it goes on the network."""
+    graph = tmp_path / "graph.onnx"
+    graph.write_bytes(a_graph("logits", "probabilities"))
+    code = "from models.onnx_engine import *; OnnxEngine(Path('graph.onnx')).warm_up()"
+    quiet = ("CI", "ORT_DISABLE_TELEMETRY")  # either would make it silent by itself
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k not in quiet} | {"HOME": str(home)}
+    environment.pop("XDG_CACHE_HOME", None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+    assert list(home.rglob("*")) == []

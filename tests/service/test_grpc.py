@@ -159,3 +159,23 @@ def test_a_key_is_needed_and_a_deadline_kept(bundle: Path, tmp_path: Path) -> No
 def test_grpc_is_imported_only_where_a_port_is_set() -> None:
     code = "import service.app, service.cli, sys; assert not {'grpc', 'google'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_answer_brings_the_trace_back(both: Both) -> None:
+    trace = 32 * "a"
+    header = {"traceparent": f"00-{trace}-{16 * 'b'}-01"}
+    with grpc.insecure_channel(both.address) as channel:
+        for name, fails in (("ServerReady", False), ("ModelReady", True)):
+            call = channel.unary_unary(
+                f"/inference.GRPCInferenceService/{name}",
+                request_serializer=lambda message: message.SerializeToString(),
+            )
+            asked = triton.service_pb2.ModelReadyRequest(name="none" if fails else "")
+            try:
+                _, told = call.with_call(asked, metadata=tuple(header.items()))
+            except grpc.RpcError as error:
+                told = error
+            found = dict(told.trailing_metadata())["traceparent"]
+            assert found.startswith(f"00-{trace}-")
+            assert 16 * "b" not in found
+            assert (told.code() is grpc.StatusCode.OK) is not fails
