@@ -53,6 +53,7 @@ def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:
         keys=clean.keys,
         origin=name,
         level=float(severity),
+        sources=clean.sources,
     )
 
 
@@ -155,12 +156,13 @@ def attack_as_delivered(
         bench, clean, families, whole, store=store,
         progress=lambda done, _: progress(first + done, total),
     ):  # fmt: skip
-        results.append(Attacked(as_samples(made), float(np.median(made.linf)), float("nan")))
+        results.append(Attacked(as_samples(made, clean), float(np.median(made.linf)), float("nan")))
     return tuple(results)
 
 
-def as_samples(adversarial: AdversarialSet) -> Samples:
-    """The delivered images of one attack."""
+def as_samples(adversarial: AdversarialSet, clean: Samples | None = None) -> Samples:
+    """The delivered images of one attack, from the same sources as the ``clean`` ones."""
+    source = dict(zip(clean.keys, clean.sources, strict=True)) if clean and clean.sources else {}
     return Samples(
         images=tuple(np.asarray(image, dtype=np.uint8) for image in adversarial.pixels),
         labels=np.asarray(adversarial.labels, dtype=np.int64),
@@ -169,4 +171,5 @@ def as_samples(adversarial: AdversarialSet) -> Samples:
         origin=adversarial.spec.name,
         level=adversarial.spec.epsilon or 0.0,
         attacked=True,
+        sources=tuple(source[key] for key in adversarial.keys) if source else (),
     )

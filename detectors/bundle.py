@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from detectors.calibrate import Calibration, Cell, assured_level
+from detectors.calibrate import Calibration, Cell, PValues, assured_level
 from models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -93,6 +93,26 @@ def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:
     )
 
 
+OwnLevels = tuple[CellLevels | None, ...]
+"""A source's, by class; None where the class's levels serve it."""
+SourceLevels = Mapping[str, OwnLevels]
+"""By source."""
+
+
+def source_levels_for(calibration: Calibration, alphas: Alphas) -> dict[str, OwnLevels]:
+    """What the sources' own calibration images support at these rates."""
+    return {
+        source: tuple(None if cell is None else levels_for(cell, alphas) for cell in cells)
+        for source, cells in calibration.sources.items()
+    }
+
+
+def levels_of(p: PValues, levels: Sequence[CellLevels], sources: SourceLevels) -> CellLevels:
+    """The levels of the cell that gave ``p``."""
+    own = None if p.source is None else sources[p.source][p.predicted]
+    return levels[p.predicted] if own is None else own
+
+
 class DetectorEntry(BaseModel):
     """One detector of the fused graph, in the order of its column in ``scores``."""
 
@@ -116,6 +136,9 @@ class Manifest(BaseModel):
     levels: tuple[CellLevels, ...]
     """Per class: the nominal p-value at or below which a verdict is given, corrected for the
     calibration set's size so that the realised FPR keeps to ``alphas`` with 95 % confidence."""
+    source_levels: dict[str, OwnLevels] = {}
+    """The same for sources with calibration images enough of their own: clients and PACS peers by
+    the name they have at serving. None: the class's levels."""
     provenance: dict[str, Any] = {}
     """How it was fitted: data, splits, attacks, seeds, versions."""
     files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
@@ -220,32 +243,42 @@ def _read(directory: Path, name: str, digest: str) -> bytes:
 def _calibration(directory: Path, data: bytes, manifest: Manifest) -> Calibration:
     try:
         arrays = load(data)
-        cells = tuple(
-            Cell(arrays[f"{c}.fused"], arrays[f"{c}.quality"], arrays[f"{c}.detectors"])
-            for c in range(len(manifest.model.classes))
-        )
+
+        def cell(prefix: str) -> Cell:
+            return Cell(*(arrays[f"{prefix}.{part}"] for part in ("fused", "quality", "detectors")))
+
+        cells = tuple(cell(str(c)) for c in range(len(manifest.model.classes)))
+        sources = {
+            source: tuple(
+                None if level is None else cell(f"{source}.{c}") for c, level in enumerate(levels)
+            )
+            for source, levels in manifest.source_levels.items()
+        }
     except (SafetensorError, KeyError, ValueError) as error:
         raise BundleProblem(
             f"{directory / CALIBRATION}: {error}; fit the bundle again", Refusal.SCHEMA
         ) from None
-    for cell in cells:
-        if cell.detectors.shape != (len(cell), len(manifest.detectors)):
+    own = (one for of in sources.values() for one in of if one is not None)
+    for one in (*cells, *own):
+        if one.detectors.shape != (len(one), len(manifest.detectors)):
             raise BundleProblem(
-                f"{directory / CALIBRATION}: {cell.detectors.shape} scores for "
+                f"{directory / CALIBRATION}: {one.detectors.shape} scores for "
                 f"{len(manifest.detectors)} detectors; fit the bundle again",
                 Refusal.SCHEMA,
             )
-    return Calibration(cells)
+    return Calibration(cells, sources)
 
 
 def calibration_arrays(calibration: Calibration) -> dict[str, np.ndarray[Any, Any]]:
     """The content of ``calibration.safetensors``."""
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for c, cell in enumerate(calibration.cells):
-        arrays[f"{c}.fused"] = np.ascontiguousarray(cell.fused)
-        arrays[f"{c}.quality"] = np.ascontiguousarray(cell.quality)
-        arrays[f"{c}.detectors"] = np.ascontiguousarray(cell.detectors)
-    return arrays
+    cells = {str(c): cell for c, cell in enumerate(calibration.cells)}
+    for source, own in calibration.sources.items():
+        cells |= {f"{source}.{c}": cell for c, cell in enumerate(own) if cell is not None}
+    return {
+        f"{prefix}.{part}": np.ascontiguousarray(getattr(cell, part))
+        for prefix, cell in cells.items()
+        for part in ("fused", "quality", "detectors")
+    }
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

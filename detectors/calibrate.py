@@ -8,7 +8,8 @@ Statistics 51, 2023), from which the Beta law of the realised rate.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -28,6 +29,8 @@ class PValues:
     fused: float
     quality: float
     detectors: tuple[float, ...]
+    source: str | None = None
+    """The source whose own cell was used; None: that of the class, over all sources."""
 
 
 def conformal_p(sorted_scores: Scores, score: float) -> float:
@@ -97,31 +100,63 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """One cell per predicted class."""
+    """One cell per predicted class, and one per class and source where a source has images enough.
+
+    Conditional on class and source alike (Mondrian: Vovk et al. 2005, section 4.5): where one
+    hospital's images score higher than another's, a cell over both keeps to its rate on average and
+    to neither's alone.
+    """
 
     cells: tuple[Cell, ...]
+    sources: Mapping[str, tuple[Cell | None, ...]] = field(default_factory=dict)
+    """By source, then class. None: too few images, the class's cell serves it."""
 
     @classmethod
-    def learn(cls, readings: Readings, classes: int) -> Self:
+    def learn(
+        cls, readings: Readings, classes: int, sources: Sequence[str] = (), least: int = 1
+    ) -> Self:
         """Sort the scores of benign images that nothing was fitted on into cells by predicted
-        class. A class with no image gets an empty cell, whose p-values are all 1."""
-        predicted = predicted_class(readings.probabilities)
-        return cls(
-            tuple(
-                Cell(
-                    np.sort(readings.fused[predicted == c]),
-                    np.sort(readings.quality[predicted == c]),
-                    np.sort(readings.scores[predicted == c], axis=0),
-                )
-                for c in range(classes)
-            )
-        )
+        class. A class with no image gets an empty cell, whose p-values are all 1.
 
-    def p_values(self, readings: Readings) -> list[PValues]:
-        """One ``PValues`` an image."""
+        Args:
+            sources: of every image, "" where that is not known; none are told apart if empty.
+            least: images without which a source has no cell of its own.
+        """
+        predicted = predicted_class(readings.probabilities)
+        source = np.array(sources or [""] * len(predicted))
+
+        def cell(rows: npt.NDArray[np.bool_]) -> Cell:
+            return Cell(
+                np.sort(readings.fused[rows]),
+                np.sort(readings.quality[rows]),
+                np.sort(readings.scores[rows], axis=0),
+            )
+
+        own = {
+            name: tuple(
+                cell(rows) if rows.sum() >= least else None
+                for rows in ((source == name) & (predicted == c) for c in range(classes))
+            )
+            for name in sorted(set(sources) - {""})
+        }
+        return cls(tuple(cell(predicted == c) for c in range(classes)), own)
+
+    def cell(self, predicted: int, source: str | None) -> tuple[Cell, str | None]:
+        """The cell that judges an image, and the source that it is of."""
+        own = None if source is None else self.sources.get(source, ())[predicted:]
+        if not own or own[0] is None:
+            return self.cells[predicted], None
+        return own[0], source
+
+    def p_values(self, readings: Readings, sources: Sequence[str | None] = ()) -> list[PValues]:
+        """One ``PValues`` an image.
+
+        Args:
+            sources: who sent each image; unknown to all if empty.
+        """
         answers = []
         for i, c in enumerate(predicted_class(readings.probabilities)):
-            cell = self.cells[c]
+            cell, source = self.cell(int(c), sources[i] if sources else None)
             answers.append(
                 PValues(
                     predicted=int(c),
@@ -131,6 +166,7 @@ class Calibration:
                         conformal_p(cell.detectors[:, d], float(score))
                         for d, score in enumerate(readings.scores[i])
                     ),
+                    source=source,
                 )
             )
         return answers

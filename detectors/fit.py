@@ -23,14 +23,15 @@ from detectors.bundle import (
     GRAPH,
     Alphas,
     Bundle,
-    CellLevels,
     DetectorEntry,
     Manifest,
     calibration_arrays,
+    levels_for,
     sha256,
+    source_levels_for,
     write_manifest,
 )
-from detectors.calibrate import Calibration, assured_level, images_needed
+from detectors.calibrate import Calibration, images_needed
 from detectors.canaries import CANARIES, as_bytes
 from detectors.canary_choice import choose
 from detectors.card import card
@@ -133,16 +134,10 @@ def fit(
     graph = fuse(features, guard).SerializeToString()
     fused = OnnxEngine(graph)
     readings = Readings(*run_graph(fused, calibration.images, READING, progress))
-    cells = Calibration.learn(readings, len(spec.classes))
-    levels = tuple(
-        CellLevels(
-            images=len(cell),
-            flag=assured_level(len(cell), alphas.flag),
-            reject=assured_level(len(cell), alphas.reject),
-            quality=assured_level(len(cell), alphas.quality),
-        )
-        for cell in cells.cells
+    cells = Calibration.learn(
+        readings, len(spec.classes), calibration.sources, images_needed(alphas.flag)
     )
+    levels = tuple(levels_for(cell, alphas) for cell in cells.cells)
     fixture = accept(model, guard, fused, cells)
     sent = choose(fusion.benign[0], fusion.attacked, canaries, fused, cells, levels)
     files = {
@@ -159,6 +154,7 @@ def fit(
         tap_widths=widths,
         alphas=alphas,
         levels=levels,
+        source_levels=source_levels_for(cells, alphas),
         provenance=provenance or {},
         files={name: sha256(data) for name, data in files.items()},
     )
@@ -181,18 +177,3 @@ def tap_widths(model: DiagnosticModel | OnnxModel) -> tuple[int, ...]:
     with torch.no_grad():
         _, taps = model.activations(torch.zeros(1, preprocessing.channels, *preprocessing.size))
     return tuple(tap.shape[1] for tap in taps)
-
-
-def shortfalls(manifest: Manifest) -> list[str]:
-    """A sentence for each verdict that the calibration images cannot support."""
-    sentences = []
-    for name, level in zip(manifest.model.classes, manifest.levels, strict=True):
-        for verdict in ("flag", "reject", "quality"):
-            alpha = getattr(manifest.alphas, verdict)
-            if getattr(level, verdict) is None:
-                sentences.append(
-                    f"class {name}: {level.images} calibration images cannot assure {verdict} at "
-                    f"{alpha:.1%}, so that verdict is never given there; it takes "
-                    f"{images_needed(alpha)}"
-                )
-    return sentences

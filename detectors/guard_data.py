@@ -55,14 +55,20 @@ def test_examples(dataset: Dataset, seed: int) -> tuple[Example, ...]:
     )
 
 
-def clean_samples(loaded: Loaded) -> Samples:
-    """Decoded images as they came."""
+def clean_samples(loaded: Loaded, source: str = "") -> Samples:
+    """Decoded images as they came.
+
+    Args:
+        source: of images whose source the data set does not say.
+    """
+    sources = tuple(example.source or source for example in loaded.examples)
     return Samples(
         images=tuple(image.pixels for image in loaded.images),
         labels=np.array([example.label for example in loaded.examples], dtype=np.int64),
         groups=tuple(example.group for example in loaded.examples),
         keys=tuple(example.key for example in loaded.examples),
         origin=CLEAN,
+        sources=sources if any(sources) else (),
     )
 
 

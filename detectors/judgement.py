@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detectors.bundle import Bundle
+from detectors.bundle import Bundle, levels_of
 from detectors.evaluation import Estimate, Knowledge
 from detectors.samples import FIELDS, Measured, Samples, run_graph
 from detectors.statistics import bootstrap_over_groups, proportion_interval
@@ -64,8 +64,9 @@ def judge(
     readings = Readings(*outputs[: len(READING)])
     measured = Measured(readings.probabilities, *outputs[len(READING) :])
     adversarial, quality, fused = [], [], []
-    for p in bundle.calibration.p_values(readings):
-        level = bundle.manifest.levels[p.predicted]
+    manifest = bundle.manifest
+    for p in bundle.calibration.p_values(readings, samples.sources):
+        level = levels_of(p, manifest.levels, manifest.source_levels)
         fused.append(p.fused)
         # a p-value that is not a number is an answer that did not come: held
         suspicious = not p.fused > (level.flag or 0.0)

@@ -22,12 +22,14 @@ from detectors.bundle import (
     CellLevels,
     calibration_arrays,
     levels_for,
+    levels_of,
     sha256,
     write_manifest,
 )
 from detectors.calibrate import (
     Calibration,
     Cell,
+    PValues,
     assured_level,
     binomial_cdf,
     conformal_p,
@@ -55,6 +57,8 @@ class Scores:
     quality: npt.NDArray[np.float32]
     detectors: npt.NDArray[np.float32]
     """``float32[N, D]``, columns in the manifest's order."""
+    sources: tuple[str, ...] = ()
+    """The client or peer that sent each image; empty when nobody says."""
 
     def __len__(self) -> int:
         return len(self.fused)
@@ -62,7 +66,11 @@ class Scores:
     def rows(self, index: npt.NDArray[np.intp]) -> Scores:
         """The images at ``index``."""
         return Scores(
-            self.predicted[index], self.fused[index], self.quality[index], self.detectors[index]
+            self.predicted[index],
+            self.fused[index],
+            self.quality[index],
+            self.detectors[index],
+            tuple(self.sources[i] for i in index) if self.sources else (),
         )
 
 
@@ -109,11 +117,17 @@ class Recalibrated:
     levels: tuple[CellLevels, ...]
     rows: tuple[Row, ...]
     """By class; the last is all of them."""
+    source_levels: dict[str, tuple[CellLevels | None, ...]]
 
 
-def recalibrate(bundle: Bundle, scores: Scores, seed: int = 0) -> Recalibrated:
+def recalibrate(
+    bundle: Bundle, scores: Scores, seed: int = 0, *, by_source: bool = False
+) -> Recalibrated:
     """Calibrate on ``scores``, by predicted class. A class with fewer images than its flag level
     needs keeps what it has.
+
+    Sources that have cells of their own get new ones likewise; with ``by_source`` all that sent
+    enough do.
 
     Raises:
         RecalibrationProblem: that is every class.
@@ -124,7 +138,7 @@ def recalibrate(bundle: Bundle, scores: Scores, seed: int = 0) -> Recalibrated:
     for index, name in enumerate(manifest.model.classes):
         old = bundle.calibration.cells[index]
         own = scores.rows(np.flatnonzero(scores.predicted == index))
-        before = Share(_flagged(old, manifest.levels[index].flag, own), len(own))
+        before = Share(_flagged_in_use(bundle, own), len(own))
         if len(own) < least:
             cells.append(old)
             levels.append(manifest.levels[index])
@@ -141,11 +155,41 @@ def recalibrate(bundle: Bundle, scores: Scores, seed: int = 0) -> Recalibrated:
             + "); wait for more traffic, or look further back with --days"
         )
     everything = Row("all", _sum([r.before for r in rows]), _sum([r.after for r in rows]))
+    sources = _sources(bundle, scores, least, by_source)
+    calibration = Calibration(tuple(cells), sources)
+    kept = manifest.source_levels
     return Recalibrated(
-        Calibration(tuple(cells)),
+        calibration,
         tuple(levels),
         (*rows, everything),
+        {
+            source: tuple(
+                kept[source][c]
+                if source in kept and cell is bundle.calibration.sources[source][c]
+                else (None if cell is None else levels_for(cell, alphas))
+                for c, cell in enumerate(own)
+            )
+            for source, own in sources.items()
+        },
     )
+
+
+def _sources(
+    bundle: Bundle, scores: Scores, least: int, every: bool
+) -> dict[str, tuple[Cell | None, ...]]:
+    """New cells where a source sent ``least`` images of a class, the old ones elsewhere."""
+    old = bundle.calibration.sources
+    sent = np.array(scores.sources or [""] * len(scores))
+    classes = range(len(bundle.manifest.model.classes))
+
+    def cell(source: str, c: int) -> Cell | None:
+        rows = np.flatnonzero((sent == source) & (scores.predicted == c))
+        if len(rows) >= least:
+            return _cell(scores.rows(rows))
+        return old[source][c] if source in old else None
+
+    names = {*old, *(scores.sources if every else ())} - {""}
+    return {source: tuple(cell(source, c) for c in classes) for source in sorted(names)}
 
 
 def write(bundle: Bundle, new: Recalibrated, out: Path, provenance: Mapping[str, Any]) -> Bundle:
@@ -160,6 +204,7 @@ def write(bundle: Bundle, new: Recalibrated, out: Path, provenance: Mapping[str,
     changed = manifest.model_copy(
         update={
             "levels": new.levels,
+            "source_levels": new.source_levels,
             "provenance": {**manifest.provenance, **provenance, ANCESTORS: ancestors},
             "files": {**manifest.files, CALIBRATION: sha256(data)},
         }
@@ -178,6 +223,20 @@ def _flagged(cell: Cell, level: float | None, scores: Scores) -> int:
     if level is None:
         return 0
     return sum(conformal_p(cell.fused, float(score)) <= level for score in scores.fused)
+
+
+def _flagged_in_use(bundle: Bundle, scores: Scores) -> int:
+    """By the cells and levels that judge each image today."""
+    manifest, flagged = bundle.manifest, 0
+    for i, predicted in enumerate(scores.predicted):
+        cell, source = bundle.calibration.cell(
+            int(predicted), scores.sources[i] if scores.sources else None
+        )
+        fused = conformal_p(cell.fused, float(scores.fused[i]))
+        p = PValues(int(predicted), fused, quality=1.0, detectors=(), source=source)
+        level = levels_of(p, manifest.levels, manifest.source_levels).flag
+        flagged += level is not None and p.fused <= level
+    return flagged
 
 
 def _held_out(scores: Scores, alpha: float, seed: int) -> Share:

@@ -39,6 +39,8 @@ class Samples:
     level: float = 0.0
     """A corruption's severity or an attack's epsilon in grey levels."""
     attacked: bool = False
+    sources: tuple[str, ...] = ()
+    """Who sent each image, "" where that is not known; empty when nobody says."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,6 +60,7 @@ class Samples:
             self.origin,
             self.level,
             self.attacked,
+            tuple(self.sources[i] for i in index) if self.sources else (),
         )
 
 

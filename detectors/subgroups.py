@@ -28,7 +28,7 @@ def subgroups(clean: Judgement, classes: Sequence[str]) -> tuple[Subgroup, ...]:
     divisions = {
         "true class": named_classes(clean.samples.labels, classes),
         "predicted class": named_classes(clean.measured.predicted, classes),
-        "source": sources(clean.samples.groups),
+        "source": named_sources(clean.samples.sources) or sources(clean.samples.groups),
         "brightness": thirds(np.array([float(i.mean()) for i in images]), "grey levels"),
         "size": thirds(np.array([i.shape[0] * i.shape[1] / 1e6 for i in images]), "megapixels"),
     }
@@ -60,6 +60,13 @@ def named_classes(numbers: npt.NDArray[np.int64], classes: Sequence[str]) -> Par
     """Rows by class; classes without an image are left out."""
     parts = {name: np.flatnonzero(numbers == c) for c, name in enumerate(classes)}
     return {name: rows for name, rows in parts.items() if len(rows)}
+
+
+def named_sources(names: Sequence[str]) -> Parts:
+    """Rows by the source that the data set names; empty where it names none."""
+    if len(set(names)) > MOST_SOURCES:
+        return {}
+    return {name or "–": np.flatnonzero(np.array(names) == name) for name in sorted(set(names))}
 
 
 def sources(groups: Sequence[str]) -> Parts:

@@ -33,6 +33,8 @@ class Example:
     """Patient, else the file itself: what must not straddle splits."""
     split: str | None
     """``train`` (the model's), ``val``, ``test`` or None when the data set does not say."""
+    source: str = ""
+    """Hospital, device or sender; "" when the data set does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def read_dataset(folder: Path, classes: tuple[str, ...] | None = None) -> Datase
         raise DatasetProblem(f"{folder}: no such folder; give a folder of labelled images")
     table = folder / "labels.csv"
     rows = _from_table(table) if table.is_file() else _from_folders(folder)
-    found = sorted({label for _, label, _, _ in rows})
+    found = sorted({row[1] for row in rows})
     if not rows:
         raise DatasetProblem(
             f"{folder}: no labelled image; put images into one sub-folder per class, or list them "
@@ -97,13 +99,17 @@ def read_dataset(folder: Path, classes: tuple[str, ...] | None = None) -> Datase
         folder,
         classes,
         tuple(
-            Example(folder / key, key, index[label], group, split)
-            for key, label, group, split in rows
+            Example(folder / key, key, index[label], group, split, source)
+            for key, label, group, split, source in rows
         ),
     )
 
 
-def _from_table(table: Path) -> list[tuple[str, str, str, str | None]]:
+Row = tuple[str, str, str, str | None, str]
+"""Key, label, group, split and source."""
+
+
+def _from_table(table: Path) -> list[Row]:
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         names = set(reader.fieldnames or ())
@@ -119,13 +125,13 @@ def _from_table(table: Path) -> list[tuple[str, str, str, str | None]]:
             split = row.get("split") or None
             if split is not None and split not in SPLITS:
                 split = "test"  # a second site or an out-of-distribution set is never fitted on
-            rows.append((key, label, row.get("patient") or key, split))
+            rows.append((key, label, row.get("patient") or key, split, row.get("source") or ""))
     return rows
 
 
-def _from_folders(folder: Path) -> list[tuple[str, str, str, str | None]]:
+def _from_folders(folder: Path) -> list[Row]:
     return [
-        (str(path.relative_to(folder)), path.parent.name, str(path.relative_to(folder)), None)
+        (str(path.relative_to(folder)), path.parent.name, str(path.relative_to(folder)), None, "")
         for directory in sorted(folder.iterdir())
         if directory.is_dir()
         for path in sorted(directory.iterdir())

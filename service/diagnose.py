@@ -127,8 +127,8 @@ async def judge(image: Image, guard: Guard, question: Question, started: float) 
     outcome = await _read(guard, image, question.deadline)
     question.check("running the model")
     read = perf_counter()
-    p = guard.bundle.calibration.p_values(outcome.readings)[0]
-    decision = decide(p, guard.levels[p.predicted], guard.policy)
+    (p,) = guard.bundle.calibration.p_values(outcome.readings, [question.client])
+    decision = decide(p, guard.levels_of(p), guard.policy)
     ended = perf_counter()
     return Diagnosed(
         image=image,

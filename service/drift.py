@@ -112,7 +112,7 @@ class DriftWatch:
         self, guard: Guard, basis: str, known: dict[str, StoredTest], images: Sequence[Seen]
     ) -> list[StoredTest]:
         """The tests of the sources that sent something, with it."""
-        gaps = gaps_of(guard)
+        gaps: dict[str, list[Gaps]] = {}
         classes = {name: index for index, name in enumerate(guard.model.classes)}
         changed: dict[str, StoredTest] = {}
         tests: dict[str, tuple[DriftTest, list[str]]] = {}
@@ -132,8 +132,10 @@ class DriftWatch:
             remembered.append(mark)
             del remembered[:-REMEMBERED]
             predicted = classes[seen.label]
+            if seen.client not in gaps:
+                gaps[seen.client] = gaps_of(guard, seen.client)
             tie, place = chances(basis, seen.request_id)
-            test.see(predicted, gaps[predicted], seen.fused_score, tie, place)
+            test.see(predicted, gaps[seen.client][predicted], seen.fused_score, tie, place)
         return [
             replace(
                 changed[source],
@@ -197,14 +199,15 @@ def basis_of(guard: Guard) -> str:
     return hashlib.sha256(f"{guard.bundle.digest} {flags}".encode()).hexdigest()
 
 
-def gaps_of(guard: Guard) -> list[Gaps]:
-    """By class. Ties among calibration scores are broken alike in every process."""
-    return [
-        Gaps.of(cell, levels.flag, seed=int(guard.bundle.digest[-15:], 16) + index)
-        for index, (cell, levels) in enumerate(
-            zip(guard.bundle.calibration.cells, guard.levels, strict=True)
-        )
-    ]
+def gaps_of(guard: Guard, source: str | None = None) -> list[Gaps]:
+    """By class, of the cells that judge the source. Ties among calibration scores are broken alike
+    in every process."""
+    gaps = []
+    for index, common in enumerate(guard.levels):
+        cell, own = guard.bundle.calibration.cell(index, source)
+        levels = common if own is None else guard.source_levels[own][index] or common
+        gaps.append(Gaps.of(cell, levels.flag, seed=int(guard.bundle.digest[-15:], 16) + index))
+    return gaps
 
 
 def chances(basis: str, request_id: str) -> tuple[float, float]:

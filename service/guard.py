@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.numpy import load
 
-from detectors.bundle import Bundle, BundleProblem, CellLevels, Refusal, levels_for
+from detectors.bundle import (
+    Bundle,
+    BundleProblem,
+    CellLevels,
+    Refusal,
+    SourceLevels,
+    levels_for,
+    levels_of,
+    source_levels_for,
+)
+from detectors.calibrate import PValues
 from detectors.canaries import Canary, canaries_of, check
 from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
 from models.engine import Engine
@@ -40,6 +50,12 @@ class Guard:
     """Per class, for the policy's alphas."""
     canaries: tuple[Canary, ...] = ()
     """Files whose verdict is known."""
+    source_levels: SourceLevels = field(default_factory=dict)
+    """The same for clients and PACS peers that have calibration images of their own."""
+
+    def levels_of(self, p: PValues) -> CellLevels:
+        """The levels of the cell that gave ``p``."""
+        return levels_of(p, self.levels, self.source_levels)
 
     @property
     def model(self) -> ModelSpec:
@@ -153,6 +169,7 @@ def guard_of(
         policy=Policy(manifest.alphas),
         levels=manifest.levels,
         canaries=canaries_of(bundle),
+        source_levels=manifest.source_levels,
     )
     overrides = settings.policies.get(manifest.model.name)
     return guard if overrides is None else with_policy(guard, overrides)
@@ -190,6 +207,9 @@ def with_policy(guard: Guard, overrides: PolicyOverrides) -> Guard:
         levels=tuple(levels_for(cell, alphas) for cell in guard.bundle.calibration.cells)
         if chosen
         else manifest.levels,
+        source_levels=source_levels_for(guard.bundle.calibration, alphas)
+        if chosen
+        else manifest.source_levels,
     )
 
 

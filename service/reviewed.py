@@ -62,7 +62,7 @@ def reviewed(
     query = (
         select(
             c.at, c.label, c.verdict, c.route, c.bypass, c.fused_score, c.quality_score,
-            c.detectors, c.pixels, cases.c.state,
+            c.detectors, c.pixels, c.client, cases.c.state,
         )
         .select_from(requests.outerjoin(cases, c.case_id == cases.c.case_id))
         .where(c.bundle.in_(digests), c.status == 200, c.at >= since)
@@ -75,6 +75,7 @@ def reviewed(
     names = [entry.name for entry in manifest.detectors]
     counts = dict.fromkeys(("accepted", RELEASED, CONFIRMED, "unreviewed", "repeated"), 0)
     taken: list[tuple[int, float, float, list[float]]] = []
+    clients: list[str] = []
     times: list[datetime] = []
     pixels: set[str] = set()
     with engine.connect() as connection:
@@ -91,6 +92,7 @@ def reviewed(
             if standing == CONFIRMED or (standing == "unreviewed" and not assume_benign):
                 continue
             taken.append((classes[row.label], row.fused_score, row.quality_score, scores))
+            clients.append(row.client or "")
             times.append(row.at)
     return Reviewed(
         scores=Scores(
@@ -98,6 +100,7 @@ def reviewed(
             fused=np.array([one[1] for one in taken], np.float32),
             quality=np.array([one[2] for one in taken], np.float32),
             detectors=np.array([one[3] for one in taken], np.float32).reshape(-1, len(names)),
+            sources=tuple(clients),
         ),
         first=min(times, default=None),
         last=max(times, default=None),

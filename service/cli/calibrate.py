@@ -26,6 +26,10 @@ def calibrate(
     source: Annotated[
         list[str] | None, typer.Option(help="Only this client's images; repeat for more.")
     ] = None,
+    by_source: Annotated[
+        bool,
+        typer.Option("--by-source", help="Own levels for every client that sent images enough."),
+    ] = False,
     assume_benign: Annotated[
         bool, typer.Option("--assume-benign", help="Take unreviewed held images for benign.")
     ] = False,
@@ -50,6 +54,7 @@ def calibrate(
     from detectors.bundle import Bundle
     from detectors.canaries import canaries_of, check
     from detectors.recalibrate import RecalibrationProblem, Share, recalibrate, write
+    from detectors.shortfalls import shortfalls
     from service.cli.sentence import refuse, told
     from service.guard import onnx_engine
     from service.records import Records
@@ -85,7 +90,7 @@ def calibrate(
                 "--assume-benign"
             )
         try:
-            new = recalibrate(opened, found.scores)
+            new = recalibrate(opened, found.scores, by_source=by_source)
         except RecalibrationProblem as problem:
             refuse(str(problem))
         table = Table(
@@ -117,4 +122,6 @@ def calibrate(
         engine = onnx_engine(written.graph, settings)
         for sentence in check(canaries_of(written), engine, written):
             console.print(f"{sentence}: known images get another verdict now", style="yellow")
+        for sentence in shortfalls(written.manifest):
+            console.print(sentence, style="yellow", markup=False)
     console.print(f"{out}: {written.digest}; serve it in place of {opened.digest}")

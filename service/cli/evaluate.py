@@ -51,6 +51,10 @@ def evaluate(
     other: Annotated[
         list[Path] | None, typer.Option(help="Folder of images that are not for this model.")
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(help="Who sent images without a `source` in labels.csv: a client or a peer."),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Fixes the draw and the random starts.")] = 0,
     device: Annotated[str, typer.Option(help="Where attacks run: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -126,7 +130,7 @@ def evaluate(
             levels = tuple(aware_epsilon or AWARE_EPSILONS)
             opponents.append((replace(knowing, epsilons=levels), aware_images))
         with progress_bars() as progress:
-            clean = clean_samples(load(progress, examples, loaded_model.spec))
+            clean = clean_samples(load(progress, examples, loaded_model.spec), source)
             drawn = draw(clean, images, seed)
             others = []
             for folder in other or ():

@@ -33,6 +33,10 @@ def fit(
     canaries: Annotated[
         int, typer.Option(min=0, max=16, help="Clean and attacked images each that it keeps.")
     ] = 2,
+    source: Annotated[
+        str,
+        typer.Option(help="Who sent images without a `source` in labels.csv: a client or a peer."),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Fixes splits, draws and random starts.")] = 0,
     device: Annotated[str, typer.Option(help="Where attacks run: cpu or cuda.")] = "cpu",
 ) -> None:
@@ -55,10 +59,11 @@ def fit(
         from attacks.opponent import Opponent
         from attacks.part_store import PartStore, default_folder
         from detectors.bundle import Alphas
-        from detectors.fit import FitProblem, shortfalls
+        from detectors.fit import FitProblem
         from detectors.fit import fit as fit_bundle
         from detectors.guard import DETECTORS
         from detectors.guard_data import clean_samples, guard_examples
+        from detectors.shortfalls import shortfalls
         from models.datasets import read_dataset
         from models.load import load_model, model_digest, victim_of
 
@@ -86,7 +91,9 @@ def fit(
             )
         with progress_bars() as progress:
             splits = clean_splits(
-                clean_samples(load(progress, examples, loaded_model.spec)), fit_images, seed
+                clean_samples(load(progress, examples, loaded_model.spec), source),
+                fit_images,
+                seed,
             )
             material = fit_material(
                 splits,

@@ -92,7 +92,7 @@ def retrain(
         from attacks.registry import split
         from detectors.bundle import Bundle
         from detectors.comparison import write_comparison
-        from detectors.fit import FitProblem, shortfalls
+        from detectors.fit import FitProblem
         from detectors.fit import fit as fit_bundle
         from detectors.gates import Margins
         from detectors.guard_data import (
@@ -102,6 +102,7 @@ def retrain(
             guard_examples,
             test_examples,
         )
+        from detectors.shortfalls import shortfalls
         from detectors.trial import Trial, detector_names, refuse_known
         from models.datasets import read_dataset
         from models.load import model_digest, victim_of

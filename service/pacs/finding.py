@@ -108,7 +108,7 @@ def finding_of(guard: Guard, frames: Sequence[FrameFinding], at: datetime) -> Fi
 
 def frame_finding(guard: Guard, number: int, judged: Diagnosed) -> FrameFinding:
     """One frame's verdict. ``number`` counts from 1."""
-    levels = guard.levels[judged.p.predicted]
+    levels = guard.levels_of(judged.p)
     entries = zip(
         guard.bundle.manifest.detectors, judged.readings.scores[0], judged.p.detectors, strict=True
     )

@@ -8,6 +8,7 @@ from scipy.stats import beta, binom
 
 from detectors.calibrate import (
     Calibration,
+    PValues,
     assured_level,
     binomial_cdf,
     conformal_p,
@@ -82,3 +83,50 @@ def test_each_predicted_class_has_its_own_cell() -> None:
     assert [len(cell) for cell in calibration.cells] == [2, 2, 0]
     p = calibration.p_values(readings)
     assert [found.fused for found in p] == pytest.approx([1.0, 2 / 3, 1.0, 2 / 3])
+
+
+def test_a_source_unlike_the_others_gets_the_rate_of_its_own_images() -> None:
+    """One hospital scores higher: over both the promise holds on average, and there it breaks."""
+    rng = np.random.default_rng(0)
+
+    def readings(high: int, low: int) -> Readings:
+        fused = np.r_[rng.normal(1, 1, high), rng.normal(0, 1, low)].astype(np.float32)
+        n = high + low
+        return Readings(
+            logits=np.zeros((n, 2), np.float32),
+            probabilities=np.tile(np.float32([0.9, 0.1]), (n, 1)),
+            scores=fused[:, None],
+            fused=fused,
+            quality=np.zeros(n, np.float32),
+        )
+
+    sources = ["east"] * 1000 + ["west"] * 3000
+    calibration = Calibration.learn(readings(1000, 3000), 2, sources, least=299)
+    fresh = readings(20_000, 20_000)
+    known = calibration.p_values(fresh, ["east"] * 20_000 + ["west"] * 20_000)
+    unknown = calibration.p_values(fresh, ["nobody"] * 40_000)
+
+    def rates(found: list[PValues]) -> list[float]:
+        small = np.array([p.fused <= 0.01 for p in found])
+        return [small[:20_000].mean(), small[20_000:].mean()]
+
+    assert all(rate <= 0.0155 for rate in rates(known))
+    assert rates(unknown)[0] > 0.025
+    assert {p.source for p in known} == {"east", "west"}
+    assert {p.source for p in unknown} == {None}
+
+
+def test_a_source_with_too_few_images_is_judged_by_its_class() -> None:
+    n = 310
+    readings = Readings(
+        logits=np.zeros((n, 2), np.float32),
+        probabilities=np.tile(np.float32([0.9, 0.1]), (n, 1)),
+        scores=np.zeros((n, 1), np.float32),
+        fused=np.arange(n, dtype=np.float32),
+        quality=np.zeros(n, np.float32),
+    )
+    calibration = Calibration.learn(readings, 2, ["big"] * 300 + [""] * 10, least=300)
+    assert calibration.cell(0, "big")[1] == "big"
+    assert calibration.cell(1, "big") == (calibration.cells[1], None)
+    calibration = Calibration.learn(readings, 2, ["small"] * 299 + [""] * 11, least=300)
+    assert calibration.cell(0, "small") == (calibration.cells[0], None)

@@ -1,13 +1,16 @@
 """After a drift the guard is calibrated again, on what reviewers know to be benign."""
 
 import asyncio
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import serving
 from sqlalchemy import update
+from tiny_bundle import flat
 from typer.testing import CliRunner, Result
 
 from detectors.bundle import Bundle
@@ -15,6 +18,7 @@ from detectors.calibrate import binomial_cdf
 from detectors.recalibrate import ANCESTORS, Share
 from service.cli import app
 from service.records import NewCase, Record, Records
+from service.settings import Settings
 from service.tables import cases
 
 FLAG = 0.01
@@ -188,3 +192,38 @@ def test_days_bound_how_far_back(bundle: Path, tmp_path: Path, url: str) -> None
     found = reviewed(records.engine, Bundle.open(bundle), tomorrow)
     assert (len(found.scores), found.first) == (0, None)
     records.close()
+
+
+def test_a_client_with_traffic_enough_gets_levels_of_its_own(
+    bundle: Path, tmp_path: Path, url: str, settings: Settings
+) -> None:
+    """The ward's images score higher than anybody else's: with its own levels, what is common there
+    is accepted from it, and held from others."""
+    opened = Bundle.open(bundle)
+    rng = np.random.default_rng(3)
+    fill(url, opened, rng.uniform(0, 0.46, 2000), "clinic", client="clinic")
+    fill(url, opened, rng.uniform(0.3, 0.494, 400), "ward")
+    fill(url, opened, rng.uniform(0, 0.4, 20), "desk", client="desk")
+    out = tmp_path / "new"
+    done = calibrate(bundle, out, url, "--by-source")
+    assert done.exit_code == 0, done.output
+    new = Bundle.open(out)
+    (ward, none), levels = new.manifest.source_levels["ward"], new.manifest.levels
+    assert ward is not None
+    assert ward.images == 400
+    assert none is None
+    assert new.manifest.source_levels["desk"] == (None, None)
+    assert levels[0].images == 2420
+    assert "source desk: fewer than 299 calibration images" in done.output
+
+    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("ward", "clinic", "desk")}
+    held = {}
+    with serving(settings.model_copy(update={"bundles": (out,), "api_keys": keys})) as client:
+        for name in keys:
+            answer = client.post(
+                "/diagnose",
+                files={"image": ("scan.png", flat(125))},
+                headers={"Authorization": f"Bearer {name}"},
+            ).json()
+            held[name] = answer["verdict"] != "accept"
+    assert held == {"ward": False, "clinic": True, "desk": True}
