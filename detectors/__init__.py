@@ -2,9 +2,11 @@
 
 Torch half: ``features`` (what a detector sees), ``detector`` (what one is), one file each for
 ``kd``, ``lid`` (and ``tle``, the released code's estimate), ``mahalanobis``, ``dfeat``, ``qfeat``,
-``agreement`` (with ``squeeze``); ``quality``; ``fusion``; ``guard`` (the fused graph as a module);
-``fit``. They stand on ``logistic``, ``forest`` and ``svm`` (scikit-learn models as tensors) and on
-``bank`` (whom a detector keeps, and whom it must not compare).
+``agreement`` (with ``squeeze``), ``neighbour_labels``, ``recovery``, ``least_significant``,
+``relative``; ``quality``; ``fusion``; ``guard`` (the fused graph as a module); ``fit``. They stand
+on ``logistic``, ``forest`` and ``svm`` (scikit-learn models as tensors), on ``cues`` (numbers
+learnt from benign images, standardised out of sample) with ``whitening``, and on ``bank`` (whom a
+detector keeps, and whom it must not compare).
 
 ``trial`` is a bundle before the test images: ``evaluate`` reports it, ``comparison`` sets two side
 by side (with ``paired``, ``speed`` and ``gates``), ``release_gate`` holds one against the last

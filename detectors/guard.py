@@ -14,10 +14,14 @@ from detectors.dfeat import DeepFeatures
 from detectors.features import Features
 from detectors.fusion import Fusion
 from detectors.kd import KernelDensity
+from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
+from detectors.neighbour_labels import NeighbourLabels
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
+from detectors.recovery import LayerRecovery
+from detectors.relative import RelativeMahalanobis
 from detectors.tle import TightLid
 from models.export import export_onnx
 from models.onnx_graph import compose
@@ -28,11 +32,11 @@ OUTPUTS = ("scores", "fused", "quality")
 DETECTORS: dict[str, type[Detector]] = {
     detector.name: detector
     for detector in (
-        KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement
+        KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement,
+        NeighbourLabels, LayerRecovery, LeastSignificant, RelativeMahalanobis,
     )
 }  # fmt: skip
-DEFAULT = tuple(name for name in DETECTORS if name != TightLid.name)
-"""Without the released code's one-layer estimator, which is there to compare with."""
+DEFAULT = ("kd", "lid", "mahalanobis", "dfeat", "qfeat", "agreement")
 
 
 def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:

@@ -8,12 +8,16 @@ from feature_cases import gaussian
 from detectors.agreement import Agreement
 from detectors.dfeat import DeepFeatures
 from detectors.kd import KernelDensity
+from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
+from detectors.neighbour_labels import NeighbourLabels
 from detectors.null_test import null_test, refitted_null_test
 from detectors.paper_protocol import null
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
+from detectors.recovery import LayerRecovery
+from detectors.relative import RelativeMahalanobis
 from detectors.tle import TightLid
 
 RNG = np.random.default_rng(0)
@@ -30,6 +34,10 @@ def test_every_detector_refitted_on_benign_images_finds_nothing() -> None:
         DeepFeatures(),
         QuantisedFeatures(),
         Agreement(),
+        NeighbourLabels(),
+        LayerRecovery(),
+        LeastSignificant(),
+        RelativeMahalanobis(),
     ]
     results = refitted_null_test(detectors, benign, labels, torch.arange(1600))
     assert [result.detector for result in results] == [d.name for d in detectors]
