@@ -8,6 +8,7 @@ from service.pacs.finding import Finding
 _WHY = {
     Route.ADVERSARIAL: "suspected manipulation of the image",
     Route.QUALITY: "degraded, or unlike the images the AI knows",
+    Route.QUERY_ATTACK: "one of a series of like images that probe the AI",
 }
 _MEANS = {
     Verdict.FLAG: "Review before relying on AI results.",

@@ -30,6 +30,7 @@ REASON: Final = _private("REASON", "Reason for the verdict")
 REASONS: Final = {
     Route.ADVERSARIAL: _private("ADVERSARIAL", "Suspected adversarial manipulation"),
     Route.QUALITY: _private("QUALITY", "Degraded or unlike the images the AI knows"),
+    Route.QUERY_ATTACK: _private("QUERYATTACK", "One of a series of like images that probe the AI"),
 }
 SUSPICION: Final = _private("SUSPICION", "Suspicion score")
 P_VALUE: Final = _private("PVALUE", "Conformal p-value")

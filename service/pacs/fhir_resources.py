@@ -18,6 +18,7 @@ _SEVERITY: Final = {Verdict.FLAG: "moderate", Verdict.REJECT: "high"}
 _REASON: Final = {
     Route.ADVERSARIAL: "Suspected adversarial manipulation of the image",
     Route.QUALITY: "Image degraded, or unlike the images the AI knows",
+    Route.QUERY_ATTACK: "One of a series of like images that probe the AI",
 }
 
 

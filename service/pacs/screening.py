@@ -22,6 +22,7 @@ from sqlalchemy import select
 
 from models.imaging import ImageProblem
 from service import trace_context
+from service.decide import Verdict
 from service.gateway import Gateway, record_of
 from service.guard import Guard, with_policy
 from service.pacs.attributes import (
@@ -35,6 +36,7 @@ from service.pacs.finding import Finding, finding_of
 from service.pacs.frames import Judged, judge_frames
 from service.pacs.outbox import Parcel
 from service.pacs.parcels import DICOM, parcels_of_judged, parcels_of_unjudged
+from service.pacs.queries import InstanceQueries
 from service.pacs.received import Protocol
 from service.pacs.routes import Choice, Handling, RouteTable, Unjudged, choose
 from service.pacs.spool import Entry, Spool, SpoolProblem
@@ -86,6 +88,7 @@ class Screening:
         self._callers = callers
         self._tell = tell
         self._wake = wake
+        self._queries = InstanceQueries(gateway)
         self._policied: WeakKeyDictionary[Guard, dict[str, Guard]] = WeakKeyDictionary()
         for name, handling in table.handlings():
             self._guard(name, handling)
@@ -186,9 +189,10 @@ class Screening:
         judged: Judged,
     ) -> None:
         now = datetime.now(UTC)
+        linked = await self._queries.link(file, entry.received, guard, judged)
+        judged = linked.told
         finding = finding_of(guard, judged.frames, now)
-        held = judged.gravest.decision.held
-        record = record_of(question, guard, judged.gravest, file if held else None)
+        record = record_of(question, guard, linked.found, file if linked.opens else None)
         if record.case is not None:
             evidence = {**record.case.evidence, **_evidence(entry, choice, finding)}
             record = replace(record, case=replace(record.case, evidence=evidence))
@@ -198,10 +202,14 @@ class Screening:
         )
         parcels += self._told(entry, file, choice, finding, record, record.bypass)
         started = perf_counter()
-        await self._write(entry, record, parcels, now)
+        try:
+            await self._write(entry, record, parcels, now)
+        except NotNow:
+            await self._queries.withdraw(linked)
+            raise
         ended = perf_counter()
-        timing = judged.gravest.timing.recorded(ended - started, ended - question.started)
-        self._gateway.tell(question, record, guard, judged.gravest, timing, 0.0)
+        timing = linked.found.timing.recorded(ended - started, ended - question.started)
+        self._gateway.tell(question, record, guard, linked.found, timing, 0.0)
 
     async def _write_unjudged(
         self,
@@ -244,7 +252,8 @@ class Screening:
         record: Record,
         bypassed: bool,
     ) -> Sequence[Parcel]:
-        case_id = record.case.case_id if record.case else None
+        held = finding is None or finding.verdict is not Verdict.ACCEPT
+        case_id = record.case_id if held else None
         _, patient = study_and_patient_of(file)
         told = Told(entry.key, entry.received, choice, finding, case_id, bypassed, patient)
         return self._tell(told)
@@ -269,10 +278,15 @@ class Screening:
     ) -> None:
         key = {"key": entry.key, "request_id": record.request_id, "at": now}
         rows = ((instances, key), *(parcel.row(record.request_id, now) for parcel in parcels))
+        record = replace(record, rows=rows)
         try:
-            await self._gateway.records.write(replace(record, rows=rows))
-        except AlreadyRecorded:  # another process was faster
-            return
+            try:
+                await self._gateway.records.write(record)
+            except AlreadyRecorded:
+                if await asyncio.to_thread(self._on_record, entry.key):
+                    return  # another process was faster
+                # with the case of the incident, that is: the instance itself is new
+                await self._gateway.records.write(replace(record, case=None))
         except RecordsProblem:
             self._gateway.metrics.not_recorded()
             raise NotNow("the verdict cannot be recorded") from None
