@@ -248,6 +248,12 @@ class Settings(BaseSettings):
         description="Free space on the spool's disk that is never used: with less, nothing more "
         "is received.",
     )
+    delivered_days: float = Field(
+        30.0,
+        ge=1,
+        description="How long the database keeps what was delivered to PACS peers (who got what, "
+        "and when; the contents go at once) and the keys of judged instances.",
+    )
     query_response: Response = Field(
         "flag",
         description="What happens to the queries of an attack that the query history sees: `flag` "

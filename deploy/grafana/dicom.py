@@ -45,6 +45,14 @@ BOARD = Board(
                     "heat", BYTES, DICOM,
                 ),
                 Panel(
+                    "Objects not built", "In 15 minutes, by kind: a verdict that the archive shows less of.",
+                    query(
+                        'sum by (object) (increase(lazaret_object_failures_total{job="lazaret"}[15m]))',
+                        "{{object}}",
+                    ),
+                    bad=1,
+                ),
+                Panel(
                     "Decoders lost", "In 15 minutes, by cause: one refused file each.",
                     query(
                         'sum by (cause) (increase(lazaret_decoder_deaths_total{job="lazaret"}[15m]))',

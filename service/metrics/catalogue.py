@@ -192,6 +192,11 @@ OUTBOX_DELIVERIES = Counter(
     "Attempts to send an object, by configured peer",
     (by.PEER, by.OBJECT, by.DELIVERY),
 )
+OBJECT_FAILURES = Counter(
+    "lazaret_object_failures",
+    "Objects for the PACS that could not be built; the verdict is on record without them",
+    (by.OBJECT,),
+)
 OUTBOX_LAG = Histogram(
     "lazaret_outbox_lag_seconds", "From a verdict to its delivered object", (by.PEER,), buckets=LAGS
 )
@@ -260,7 +265,7 @@ THEMES: dict[str, tuple[Metric, ...]] = {
     "DICOM": (
         DICOM_ASSOCIATIONS, DICOM_INSTANCES, DICOM_REJECTIONS, DICOM_BYTES, SPOOL_ITEMS,
         SPOOL_BYTES, SPOOL_FREE_BYTES, SPOOL_OLDEST, OUTBOX_ITEMS, OUTBOX_OLDEST,
-        OUTBOX_DELIVERIES, OUTBOX_LAG,
+        OUTBOX_DELIVERIES, OBJECT_FAILURES, OUTBOX_LAG,
     ),
     "Watching": (
         DRIFT, DRIFT_EVIDENCE, DRIFT_IMAGES, CANARIES, CANARY_MISSED, CANARY_LAST, INCIDENTS,

@@ -71,4 +71,6 @@ CANARY_OUTCOME = Label("outcome", ("seen", "missed", "failed"))
 INCIDENT = Label("kind", ("query_attack", "uid_reuse", "calibration_drift", "canary_missed"))
 SHARED = Label("store", ("redis", "postgresql", "sqlite"))
 CERTIFICATE = Label("use", ("http", "grpc", "dicom_in", "dicom_out", "dicomweb", "oidc"))
-JOB = Label("check", ("drift", "canaries", "cases", "reviews", "bundles", "gauges", "spool"))
+JOB = Label(
+    "check", ("drift", "canaries", "cases", "reviews", "bundles", "gauges", "spool", "outbox")
+)

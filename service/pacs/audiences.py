@@ -82,7 +82,7 @@ class Audiences:
         received, now = told.received, datetime.now(UTC)
         subject = Subject(received.study, received.sop_class, received.sop_instance, told.patient)
         people = [
-            audit.source(received.calling, received.address),
+            audit.source(received.calling, received.address, received.certificate),
             audit.destination(self._ae_title),
         ]
         parcels = [
@@ -124,7 +124,7 @@ def _fhir_parcels(told: Told) -> Sequence[Parcel]:
     resources: list[dict[str, Any]] = [
         audit_event(
             finding, received.study, received.sop_instance, received.calling or "unknown",
-            received.address, now, told.key,
+            received.address, now, told.key, received.certificate,
         )
     ]  # fmt: skip
     if finding is not None and told.case_id is not None:

@@ -50,13 +50,15 @@ _PATIENT: Final = Code("2", "Patient Number", "RFC-3881")
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Who took part. The AE title is a claim; the address was seen."""
+    """Who took part. The AE title is a claim; the address was seen, the certificate proven."""
 
     user: str
     role: Code
     requestor: bool
     ae_title: str = ""
     address: str = ""
+    certificate: str = ""
+    """Hex SHA-256 of the certificate that it proved itself with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,9 @@ def us(ae_title: str, role: Code = _APPLICATION_ROLE, requestor: bool = False) -
     return Participant(str(os.getpid()), role, requestor, ae_title)
 
 
-def source(user: str, address: str) -> Participant:
+def source(user: str, address: str, certificate: str | None = None) -> Participant:
     """Who sent an instance."""
-    return Participant(user, _SOURCE_ROLE, True, user, address)
+    return Participant(user, _SOURCE_ROLE, True, user, address, certificate or "")
 
 
 def destination(ae_title: str) -> Participant:
@@ -164,6 +166,8 @@ def _participant(root: Element, participant: Participant) -> None:
     }
     if participant.ae_title:
         given["AlternativeUserID"] = f"AETITLES={_clean(participant.ae_title)}"
+    if participant.certificate:  # the schema has no place of its own for it
+        given["UserName"] = f"certificate sha256:{participant.certificate}"
     if participant.address:
         given["NetworkAccessPointID"] = _clean(participant.address)
         given["NetworkAccessPointTypeCode"] = "2"

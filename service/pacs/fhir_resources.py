@@ -50,13 +50,21 @@ def detected_issue(
 
 
 def audit_event(
-    finding: Finding | None, study: str, instance: str, sender: str, address: str, at: str, key: str
+    finding: Finding | None,
+    study: str,
+    instance: str,
+    sender: str,
+    address: str,
+    at: str,
+    key: str,
+    certificate: str | None = None,
 ) -> dict[str, Any]:
     """For every instance: a security alert where it is held, else a transfer.
 
     Args:
         finding: None where the instance could not be judged.
         key: makes the id; the same for the same instance.
+        certificate: hex SHA-256 of the one that the sender proved itself with.
     """
     verdict = "unjudged" if finding is None else finding.verdict.value
     held = finding is not None and finding.verdict is not Verdict.ACCEPT
@@ -64,6 +72,8 @@ def audit_event(
         ("110113", "Security Alert") if held else ("110104", "DICOM Instances Transferred")
     )
     agent: dict[str, Any] = {"who": {"display": sender}, "requestor": True}
+    if certificate:
+        agent["altId"] = f"sha256:{certificate}"
     if address:
         agent["network"] = {"address": address, "type": "2"}
     guard = "Lazaret" if finding is None else f"Lazaret guard of {finding.model}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +23,15 @@ def objects(
     subject: Dataset,
     finding: Finding,
     pixels: npt.NDArray[np.uint8],
+    failed: Callable[[Emitted], None] = lambda _: None,
 ) -> list[Made]:
     """Build them, in the order asked for. About 0.1 s of CPU each: off the request path. One that
-    a library fails to build is left out and logged; the others tell all the same.
+    a library fails to build is left out, told of and logged; the others tell all the same.
 
     Args:
         subject: attributes of the judged instance.
         pixels: ``uint8[H, W, C]``, the gravest frame.
+        failed: told which could not be built.
     """
     build = {
         Emitted.SR: lambda: structured_report(subject, finding),
@@ -44,5 +46,6 @@ def objects(
         try:
             made.append(build[kind]())
         except Exception as error:  # the verdict must be on record whatever a library does
+            failed(kind)
             structlog.get_logger().error("object failed", object=kind, error=type(error).__name__)
     return made

@@ -3,16 +3,19 @@ transaction, and sent from there until the destination has it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Engine, Table, and_, func, insert, or_, select, update
+from sqlalchemy import Engine, Table, and_, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Row
 
 from service.pacs.outbox_states import Event, State, after
-from service.tables import outbox
+from service.tables import instances, outbox
+
+MOST_PURGED: Final = 10_000
+"""Rows of each kind that are removed in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,27 @@ class Outbox:
         )
         with self._engine.begin() as connection:
             return int(connection.execute(change).rowcount)
+
+    def purge(self, before: datetime, in_spool: Callable[[str], bool]) -> int:
+        """Remove what was delivered before then, and the keys of instances that were judged before
+        then, ``MOST_PURGED`` of each at a time; how many rows.
+
+        Args:
+            in_spool: whether an instance is still in the spool, where its key must be known.
+        """
+        old = (
+            select(outbox.c.id)
+            .where(outbox.c.state == State.DELIVERED.value, outbox.c.settled_at < before)
+            .limit(MOST_PURGED)
+        )
+        with self._engine.begin() as connection:
+            gone = delete(outbox).where(outbox.c.id.in_(old.scalar_subquery()))
+            rows = connection.execute(gone).rowcount
+            judged = select(instances.c.key).where(instances.c.at < before).limit(MOST_PURGED)
+            keys = [key for key in connection.scalars(judged) if not in_spool(key)]
+            if keys:
+                connection.execute(delete(instances).where(instances.c.key.in_(keys)))
+        return int(rows) + len(keys)
 
     def counts(self) -> list[Count]:
         """What is not delivered."""

@@ -4,21 +4,26 @@ delivery."""
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 
 from service.gateway import Gateway
 from service.metrics import Metrics
+from service.metrics.catalogue import OBJECT_FAILURES
 from service.metrics.labels import SOURCE
+from service.monitor import Job, Monitor
 from service.pacs.audiences import Audiences
 from service.pacs.delivery import Delivery
-from service.pacs.outbox import Outbox
+from service.pacs.outbox import MOST_PURGED, Outbox
 from service.pacs.peers import Peer
 from service.pacs.route_file import load
 from service.pacs.routes import RouteTable
 from service.pacs.screening import UNNAMED, Screening
 from service.pacs.spool import Spool
 from service.settings import Settings, SettingsProblem
+
+PURGE_SECONDS = 3600.0
+"""How often what was delivered long ago is removed."""
 
 
 class Outgoing:
@@ -52,14 +57,19 @@ class Outgoing:
             table,
             callers=callers,
             tell=self._audiences.of,
+            failed=lambda kind: metrics.count(OBJECT_FAILURES, kind),
             wake=self._delivery.wake,
         )
+        self._kept = timedelta(days=settings.delivered_days)
+        self._spool = spool
+        self._monitor = Monitor([Job("outbox", PURGE_SECONDS, self._purge)], metrics)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Judge and send, also what an earlier run left."""
         await asyncio.to_thread(self._outbox.add, self._audiences.started(_now()), _now())
         self._delivery.start()
+        self._monitor.start()
         self._task = asyncio.create_task(self._screening.run())
 
     async def close(self) -> None:
@@ -69,6 +79,11 @@ class Outgoing:
             await self._task
         await asyncio.to_thread(self._outbox.add, self._audiences.stopped(_now()), _now())
         await asyncio.to_thread(self._delivery.close)
+        await asyncio.to_thread(self._monitor.close)
+
+    def _purge(self) -> None:
+        while self._outbox.purge(_now() - self._kept, self._spool.holds) >= MOST_PURGED:
+            pass
 
 
 def _now() -> datetime:

@@ -38,7 +38,7 @@ from service.pacs.outbox import Parcel
 from service.pacs.parcels import DICOM, parcels_of_judged, parcels_of_unjudged
 from service.pacs.queries import InstanceQueries
 from service.pacs.received import Protocol
-from service.pacs.routes import Choice, Handling, RouteTable, Unjudged, choose
+from service.pacs.routes import Choice, Emitted, Handling, RouteTable, Unjudged, choose
 from service.pacs.spool import Entry, Spool, SpoolProblem
 from service.pacs.told import Tell, Told
 from service.problems import ServiceProblem
@@ -68,6 +68,7 @@ class Screening:
         callers: configured names of senders; records name no other.
         tell: makes parcels for audiences beside the archive.
         wake: called when there is something to send.
+        failed: told which object could not be built.
 
     Raises:
         SettingsProblem: a route names a model that is not loaded, or none where there are several.
@@ -81,6 +82,7 @@ class Screening:
         callers: frozenset[str] = frozenset(),
         tell: Tell = lambda _: (),
         wake: Callable[[], None] = lambda: None,
+        failed: Callable[[Emitted], None] = lambda _: None,
     ) -> None:
         self._spool = spool
         self._gateway = gateway
@@ -88,6 +90,7 @@ class Screening:
         self._callers = callers
         self._tell = tell
         self._wake = wake
+        self._failed = failed
         self._queries = InstanceQueries(gateway)
         self._policied: WeakKeyDictionary[Guard, dict[str, Guard]] = WeakKeyDictionary()
         for name, handling in table.handlings():
@@ -268,8 +271,12 @@ class Screening:
             from service.pacs.objects import objects
 
             try:
-                made = objects(kinds, subject_of(file), finding, judged.gravest.image.pixels)
+                made = objects(
+                    kinds, subject_of(file), finding, judged.gravest.image.pixels, self._failed
+                )
             except Unplaceable:
+                for kind in kinds:
+                    self._failed(kind)
                 structlog.get_logger().warning("no object: the instance lacks a UID")
         return parcels_of_judged(handling, finding.verdict, file, made)
 

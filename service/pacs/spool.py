@@ -215,6 +215,11 @@ class Spool:
         """Whether any instance of this UID is in the spool or was."""
         return self._index.seen(hashlib.sha256(sop_instance.encode()).hexdigest())
 
+    def holds(self, key: str) -> bool:
+        """Whether this instance is here, waiting or set aside."""
+        row = self._index.find(key)
+        return row is not None and row.state is not State.DONE
+
     def wait(self, after: int, seconds: float) -> bool:
         """Whether something waits behind ``after``; wait for it at most this long."""
         until = time.monotonic() + seconds

@@ -51,6 +51,7 @@ def told(finding: Finding | None, bypassed: bool = False) -> Told:
             protocol=Protocol.DIMSE, calling="ROOM<1>", called="LAZARET", address="10.0.0.7",
             association="a", at=NOW, transfer_syntax="1.2.840.10008.1.2.1",
             sop_class="1.2.840.10008.5.1.4.1.1.1", sop_instance="1.2.3.4", study="1.2.3",
+            certificate=64 * "a",
         ),
         choice=choose(TABLE, Traits()),
         finding=finding,
@@ -96,6 +97,7 @@ def test_each_event_of_an_instance_is_audited(
         assert sender is not None
         assert sender.attrib["NetworkAccessPointID"] == "10.0.0.7"
         assert sender.attrib["AlternativeUserID"] == "AETITLES=ROOM<1>"
+        assert 64 * "a" in sender.attrib["UserName"]  # a title is a claim, this was proven
         study, patient = message.findall("ParticipantObjectIdentification")
         assert (study.attrib["ParticipantObjectID"], patient.attrib["ParticipantObjectID"]) == (
             "1.2.3",

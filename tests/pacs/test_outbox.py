@@ -279,3 +279,21 @@ def test_redrive_by_command_line_revives_dead_letters(database: str, box: Outbox
     assert lazaret("redrive", "elsewhere") == (0, "0 dead letters wait to be sent again.\n")
     assert lazaret("redrive", "archive") == (0, "1 dead letters wait to be sent again.\n")
     assert len(box.claim("archive", 5, datetime.now(UTC), LEASE)) == 1
+
+
+def test_what_was_delivered_long_ago_is_removed_and_nothing_else(
+    records: Records, box: Outbox
+) -> None:
+    put_into(box, State.DELIVERED)
+    put_into(box, State.DEAD)
+    put_into(box, State.WAITING)
+    with records.engine.begin() as connection:
+        for key in ("old", "old-in-spool", "new"):
+            at = NOW if key.startswith("old") else later(100)
+            row = {"key": key, "request_id": "r", "at": at}
+            connection.execute(instances.insert(), row)
+    assert box.purge(NOW, lambda _: False) == 0
+    assert box.purge(later(50), lambda key: key == "old-in-spool") == 2
+    with records.engine.connect() as connection:
+        assert set(connection.scalars(select(outbox.c.state))) == {"dead", "waiting"}
+        assert set(connection.scalars(select(instances.c.key))) == {"old-in-spool", "new"}

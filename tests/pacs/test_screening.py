@@ -82,11 +82,12 @@ class Site:
     gateway: Gateway
     metrics: Metrics
 
-    def screen(self, table: dict[str, Any] = TABLE) -> None:
+    def screen(self, table: dict[str, Any] = TABLE, **given: Any) -> None:
         """Until nothing waits."""
 
         async def scenario() -> None:
-            screening = Screening(self.spool, self.gateway, RouteTable.model_validate(table))
+            routes = RouteTable.model_validate(table)
+            screening = Screening(self.spool, self.gateway, routes, **given)
             task = asyncio.create_task(screening.run())
             until = asyncio.get_running_loop().time() + 60
             while list(self.spool.waiting()):
@@ -295,6 +296,24 @@ def test_a_route_to_a_model_that_is_not_loaded_is_a_sentence(tiny: Site) -> None
     table = RouteTable.model_validate({"default": {"model": "elsewhere"}})
     with pytest.raises(SettingsProblem, match=r"route default needs .* tiny"):
         Screening(tiny.spool, tiny.gateway, table)
+
+
+def test_an_object_that_cannot_be_built_is_told_of(
+    tiny: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a library's")
+
+    monkeypatch.setattr("service.pacs.objects.key_object", fails)
+    lost: list[str] = []
+    put(tiny.spool, frames(200))
+    tiny.screen(failed=lost.append)
+    assert lost == ["kos"]
+    assert sorted(kind for _, kind in tiny.sent()) == ["gsps", "sr"]
+    put(tiny.spool, frames(200, StudyInstanceUID=None, SOPInstanceUID="1.2.3.5"))
+    tiny.screen(failed=lost.append)
+    assert lost == ["kos", "sr", "gsps", "kos"]
+    assert [row["verdict"] for row in tiny.rows(requests)] == 2 * ["reject"]
 
 
 def test_a_damaged_file_in_the_spool_is_set_aside_and_the_rest_goes_on(tiny: Site) -> None:
