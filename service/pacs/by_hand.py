@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,18 +10,15 @@ from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pynetdicom import evt
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 
-from service.pacs.implementation import CLASS_UID, VERSION_NAME
 from service.pacs.part10 import NotPart10, Parts, take_apart
 from service.pacs.peers import DimsePeer, PeerProblem
+from service.pacs.requestor import MOST_CONTEXTS, PDU_BYTES, entity, exchange
 from service.pacs.sop_classes import VERIFICATION
 
-MOST_CONTEXTS = 128
-"""Of one association (PS3.8 section 9.3.2.2: odd numbers of one byte)."""
 _REASONS = {
     (1, 1, 3): "it does not know our AE title (calling); have it added there",
     (1, 1, 7): "that is not its AE title (called)",
@@ -114,19 +110,8 @@ def store(association: Association, parts: Parts) -> Dataset:
     request.AffectedSOPInstanceUID = parts.sop_instance
     request.Priority = 0
     request.DataSet = BytesIO(parts.dataset)
-    # As Association.send_c_store does: its own loop must not take the answer.
-    association._reactor_checkpoint.clear()
-    while not association._is_paused:
-        time.sleep(0.0001)
-    try:
-        association.dimse.send_msg(request, _context(association, parts))
-        _, answer = association.dimse.get_msg(block=True)
-    finally:
-        association._reactor_checkpoint.set()
-    if answer is None:
-        association._handle_no_response()
-        return Dataset()
-    return association._check_received_status(answer)
+    answer = exchange(association, request, _context(association, parts))
+    return Dataset() if answer is None else association._check_received_status(answer)
 
 
 def _context(association: Association, parts: Parts) -> int:
@@ -154,11 +139,7 @@ def _send(association: Association, path: Path) -> Sent:
 
 
 def _associate(peer: DimsePeer, kinds: Sequence[tuple[str, str]]) -> Association:
-    ae = ApplicationEntity(peer.calling_ae_title)
-    ae.implementation_class_uid = cast(Any, CLASS_UID)
-    ae.implementation_version_name = VERSION_NAME
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = peer.timeout_seconds
-    ae.connection_timeout = peer.timeout_seconds
+    ae = entity(peer)
     for sop_class, syntax in kinds:
         ae.add_requested_context(sop_class, syntax)
     tls = None if peer.tls is None else (peer.tls.context(), peer.host)
@@ -167,6 +148,7 @@ def _associate(peer: DimsePeer, kinds: Sequence[tuple[str, str]]) -> Association
         peer.host,
         peer.port,
         ae_title=peer.ae_title,
+        max_pdu=PDU_BYTES,
         tls_args=tls,
         evt_handlers=[(evt.EVT_CONN_OPEN, connected.append)],
     )

@@ -352,12 +352,20 @@ class StorageAssociation(Association):
         self.limits = limits
         self.held = held
         self.peer = peer
-        self.fault = fault
+        self._tell = fault
+        self._broken = False
         super().__init__(ae, "acceptor")
         self.dul = _Dul(self)
         self.dimse: _Dimse = _Dimse(self)
         self.network_timeout = limits.idle_seconds
         self.acse_timeout = limits.connect_seconds
+
+    def fault(self, fault: Fault) -> None:
+        """It broke a bound. What follows from that is no further fault: two of its threads may see
+        the same silence."""
+        if not self._broken:
+            self._broken = True
+            self._tell(fault)
 
     def run_reactor(self) -> None:
         """Run until the association ends, then free its connection."""

@@ -87,9 +87,9 @@ ROWS = (
     Row("more than all may hold together", "limit",
         lambda: fragments(8192, 2**20), limits=LinkLimits(held_bytes=2**19)),
     Row("half a PDU, then silence", "limit",
-        lambda: iter([pdu(4, b"half", 1000)]), limits=LinkLimits(idle_seconds=0.5)),
+        lambda: iter([pdu(4, b"half", 1000)]), limits=LinkLimits(idle_seconds=3)),
     Row("half a data set, then silence", "limit",
-        lambda: fragments(8192, 8192), limits=LinkLimits(idle_seconds=0.5)),
+        lambda: fragments(8192, 8192), limits=LinkLimits(idle_seconds=3)),
 )  # fmt: skip
 
 

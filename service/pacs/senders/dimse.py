@@ -4,13 +4,10 @@ syntax; only between the two native ones are they converted, for peers that take
 from __future__ import annotations
 
 import io
-import logging
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import decode, encode
@@ -18,6 +15,7 @@ from pynetdicom.dsutils import decode, encode
 from service.pacs.outbox import Item
 from service.pacs.part10 import NotPart10, take_apart
 from service.pacs.peers import DimsePeer, PeerProblem
+from service.pacs.requestor import MOST_CONTEXTS, PDU_BYTES, entity, exchange
 from service.pacs.senders.sender import Outcome, Sent, Unreachable
 
 if TYPE_CHECKING:
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
 IMPLICIT: Final = "1.2.840.10008.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
 """PS3.5 annex A: what an uncompressed data set may be converted between without loss."""
-MOST_CONTEXTS: Final = 128
-PDU_BYTES: Final = 128 * 2**10
-"""A quarter less CPU than with pynetdicom's 16 KiB."""
 EXPECTED_STATUS: Final = {0x0000, 0xB000, 0xB006, 0xB007}
 """Success, and success with a warning (PS3.4 section B.2.3)."""
 _NEVER: Final = (0x0122, 0x0124, 0x0110 + 0x0007)  # class not supported, not authorised, bad UID
@@ -73,15 +68,10 @@ class DimseSender:
 
     def _associate(self, instances: Sequence[_Instance]) -> Association:
         peer = self._peer
-        entity = AE(ae_title=peer.calling_ae_title)
-        entity.maximum_pdu_size = PDU_BYTES
-        entity.connection_timeout = peer.timeout_seconds
-        entity.acse_timeout = peer.timeout_seconds
-        entity.dimse_timeout = peer.timeout_seconds
-        entity.network_timeout = peer.timeout_seconds
+        ae = entity(peer)
         for sop_class, syntaxes in _contexts(instances):
-            entity.add_requested_context(sop_class, syntaxes)
-        association = entity.associate(
+            ae.add_requested_context(sop_class, syntaxes)
+        association = ae.associate(
             peer.host, peer.port, ae_title=peer.ae_title, max_pdu=PDU_BYTES,
             tls_args=_tls(peer.tls, peer.host),
         )  # fmt: skip
@@ -140,28 +130,11 @@ def _store(association: Association, instance: _Instance, number: int) -> Sent:
     request.AffectedSOPClassUID = instance.sop_class
     request.AffectedSOPInstanceUID = instance.sop_instance
     request.DataSet = io.BytesIO(data)
-    answer = _exchange(association, request, accepted[syntax])
+    context = accepted[syntax]
+    answer = None if context is None else exchange(association, request, context)
     if answer is None or answer.Status is None:
         raise Unreachable("no-answer")
     return Sent(instance.item, *_meaning(answer.Status))
-
-
-def _exchange(association: Association, request: C_STORE, context: int | None) -> Any:
-    """Send a request of bytes that are encoded already, which ``send_c_store`` has no way to.
-    The answer; None when there was none in time."""
-    association._reactor_checkpoint.clear()
-    while not association._is_paused and association.is_established:
-        time.sleep(0.0001)
-    try:
-        if not association.is_established or context is None:
-            return None
-        association.dimse.send_msg(request, context)
-        _, answer = association.dimse.get_msg(block=True)
-    finally:
-        association._reactor_checkpoint.set()
-    if answer is None and association.is_established:
-        association.abort()
-    return answer
 
 
 def _meaning(status: int) -> tuple[Outcome, str | None]:
@@ -191,8 +164,3 @@ def _tls(tls: Tls | None, host: str) -> tuple[Any, str] | None:
         return tls.context(), host
     except PeerProblem:
         raise Unreachable("certificate-files") from None
-
-
-# Its log lines quote titles and UIDs; what happens is told by this package's own events.
-_config.LOG_HANDLER_LEVEL = "none"
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
