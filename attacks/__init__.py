@@ -10,8 +10,9 @@ function and its frozen, serialisable spec, which ``registry`` finds and ``prese
 on threads or on Ray; ``part_store`` remembers them; ``generate`` puts them together as
 ``adversarial`` sets, ``sets`` and ``shards`` on disk. ``campaign`` is what fitting and evaluation
 ask for, ``fit_material`` (with ``added_sets``) what a guard is fitted on, ``duel`` two guards
-before the same attackers. ``self_check`` doubts the results, ``corruptions`` are the benign shifts
-that must not raise the alarm.
+before the same attackers, ``paper_grid`` and ``reproduction`` the experiments of Ma et al. (2021).
+``self_check`` doubts the results, ``corruptions`` are the benign shifts that must not raise the
+alarm.
 
 Pixels are ``float32[N, H, W, C]`` in grey levels 0 to 255 at the source's resolution, epsilons and
 steps are grey levels (1.0 is the literature's 1/255), and a model maps such pixels to class logits

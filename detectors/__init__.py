@@ -11,7 +11,7 @@ detector keeps, and whom it must not compare).
 ``trial`` is a bundle before the test images: ``evaluate`` reports it, ``comparison`` sets two side
 by side (with ``paired``, ``speed`` and ``gates``), ``release_gate`` holds one against the last
 release. What a report rests on: ``splits``, ``statistics``, ``null_test`` and, for its comparison
-column, ``paper_protocol``.
+column, ``paper_protocol``. ``reproduction`` holds the analyses of Ma et al. (2021) and their page.
 
 Torch-free half, used by serving: ``bundle`` (manifest, hashes, files), ``calibrate`` (conformal
 p-values), ``drift`` (are they still uniform?) and ``canaries`` (files whose verdict is known;

@@ -8,7 +8,7 @@ together. ``null`` shows what that is worth on data without any attack. Our own 
 
 Source: the authors' repository Understanding-Adversarial-Attacks-MIA,
 ``extract_characteristics.py``, ``detect_adv_examples.py``, ``detect_hiddenfeat.py``,
-``detect_safetynet.py``.
+``detect_safetynet.py`` and the ``*_transferability.py`` beside them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from detectors.tle import tight_lid
 
 Matrix = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
+
+Score = Callable[[Any, Matrix], Matrix]
+"""From a fitted model and features to one number an image."""
 
 BANDWIDTH, NEIGHBOURS, MINIBATCH, TREES, SPLITS = 1.0, 20, 100, 30, 3
 PAPER_FEWEST = NEIGHBOURS + 2
@@ -73,14 +76,14 @@ def paper_protocol(
             x,
             y,
             lambda split: RandomForestClassifier(TREES, random_state=split),
-            lambda model, test: model.predict_proba(test)[:, 1],
+            _probability,
             seed,
         ),
         qfeat=_mean_auc(
             (x > x.mean(axis=0)).astype(np.float64),
             y,
             lambda _: SVC(C=1.0, gamma=PAPER_GAMMA),
-            lambda model, test: model.decision_function(test),
+            _decision,
             seed,
         ),
     )
@@ -97,6 +100,58 @@ def null(clean: Matrix, labels: Labels, seed: int = 0) -> PaperScores:
     first = first[np.argsort(labels[first], kind="stable")]
     second = second[np.argsort(labels[second], kind="stable")]
     return paper_protocol(clean[first], clean[second], labels[first], labels[second], seed)
+
+
+def paper_transfer(
+    clean: Matrix,
+    first: Matrix,
+    second: Matrix,
+    labels: Labels,
+    predicted: tuple[Labels, Labels],
+    seed: int = 0,
+) -> PaperScores:
+    """The released transfer between attacks: fitted on every clean image and the ``first`` attack,
+    scored on the *same* clean images and the ``second``. QFeat's machine there sees raw features.
+
+    Args:
+        clean: ``float[N, d]`` penultimate features of images that are diagnosed right.
+        first: ``float[N, d]``, the same images under the attack to fit on; ``second`` likewise.
+        labels: ``int64[N]``, true classes.
+        predicted: ``int64[N]`` each, classes predicted for ``first`` and ``second``.
+    """
+    y = np.r_[np.zeros(len(clean)), np.ones(len(first))]
+
+    def scored(model: Any, known: Matrix, unknown: Matrix, ours: Matrix, score: Score) -> float:
+        model.fit(np.concatenate([known, unknown]), y[: len(known) + len(unknown)])
+        return auc(score(model, known), score(model, ours))
+
+    def by_logistic(characteristic: Callable[[Matrix, Labels], tuple[Matrix, Matrix]]) -> float:
+        known, unknown = characteristic(first, predicted[0])
+        _, other = characteristic(second, predicted[1])
+        scale = MinMaxScaler().fit(np.concatenate([known, unknown, other]))
+        known, unknown, other = (scale.transform(x) for x in (known, unknown, other))
+        return scored(_logistic(), known, unknown, other, _decision)
+
+    return PaperScores(
+        kd=by_logistic(lambda x, classes: _densities(clean, x, labels, classes)),
+        lid=by_logistic(lambda x, _: _dimensions(clean, x, np.random.default_rng(seed))),
+        dfeat=scored(
+            RandomForestClassifier(TREES, random_state=seed), clean, first, second, _probability
+        ),
+        qfeat=scored(SVC(C=1.0, gamma=PAPER_GAMMA), clean, first, second, _decision),
+    )
+
+
+def null_transfer(clean: Matrix, labels: Labels, seed: int = 0) -> PaperScores:
+    """``paper_transfer``'s AUCs on benign images alone: three random thirds of ``clean`` play the
+    clean images and the two attacks. An honest protocol gives 0.50."""
+    order = np.random.default_rng(seed).permutation(len(clean))
+    third = len(clean) // 3
+    parts = [order[i * third : (i + 1) * third] for i in range(3)]
+    parts = [part[np.argsort(labels[part], kind="stable")] for part in parts]
+    known, first, second = (clean[part] for part in parts)
+    played = (labels[parts[1]], labels[parts[2]])
+    return paper_transfer(known, first, second, labels[parts[0]], played, seed)
 
 
 def _oversampled(labels: Labels, rng: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -154,19 +209,31 @@ def _logistic_auc(clean: Matrix, adversarial: Matrix, seed: int) -> float:
     return _mean_auc(
         x,
         y,
-        lambda _: LogisticRegressionCV(
-            cv=5, max_iter=1000, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False
-        ),
-        lambda model, test: model.decision_function(test),
+        lambda _: _logistic(),
+        _decision,
         seed,
     )
+
+
+def _logistic() -> Any:
+    return LogisticRegressionCV(
+        cv=5, max_iter=1000, l1_ratios=(0,), scoring="accuracy", use_legacy_attributes=False
+    )
+
+
+def _decision(model: Any, x: Matrix) -> Matrix:
+    return np.asarray(model.decision_function(x))
+
+
+def _probability(model: Any, x: Matrix) -> Matrix:
+    return np.asarray(model.predict_proba(x)[:, 1])
 
 
 def _mean_auc(
     x: Matrix,
     y: Matrix,
     build: Callable[[int], Any],
-    score: Callable[[Any, Matrix], Matrix],
+    score: Score,
     seed: int,
 ) -> float:
     values = []

@@ -16,6 +16,7 @@ from service.cli import (
     gate,
     pacs,
     phantom,
+    reproduce,
     retrain,
     score,
     serve,
@@ -42,6 +43,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("calibrate", epilog=calibrate.EXAMPLE)(calibrate.calibrate)
 app.command("gate", epilog=gate.EXAMPLE)(gate.gate)
 app.command("retrain", epilog=retrain.EXAMPLE)(retrain.retrain)
+app.command("reproduce", epilog=reproduce.EXAMPLE)(reproduce.reproduce)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(cases.app, name="cases")

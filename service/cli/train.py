@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from models.datasets import Dataset
+    from models.diagnostic import DiagnosticModel
+    from models.model_card import Report
+    from models.spec import ModelSpec
+    from models.train import Recipe
 
 EXAMPLE = "Example: lazaret train --data scans --out models/mine --name mine"
 
@@ -76,21 +85,17 @@ def train(
     With --surrogate it is an attacker's: trained on just those 40 %, for
     `lazaret attack --attacks transfer:surrogate=OUT,eps=1/255`.
     """
-    from service.cli.offline import console, load, progress_bars, workshop
+    from service.cli.offline import console, progress_bars, workshop
 
     with workshop():
         from typing import get_args
 
-        from detectors.guard_data import test_examples
         from models.datasets import DatasetProblem, read_dataset
         from models.diagnostic import DiagnosticModel
         from models.hardening import Hardening
         from models.load import load_model
-        from models.model_card import judge
         from models.save import save_model
-        from models.spec import ModelSpec, Preprocessing
-        from models.train import Epoch, Orientation, Recipe, shown_and_fitted
-        from models.train import train as fit_network
+        from models.train import Orientation, Recipe
 
         if out.exists():
             raise DatasetProblem(f"{out}: exists already; choose another folder")
@@ -100,14 +105,6 @@ def train(
                 f"{', '.join(get_args(Orientation))}"
             )
         dataset = read_dataset(data)
-        test = test_examples(dataset, seed)
-        declared = any(example.split for example in dataset.examples)
-        tested = {example.key for example in test}
-        training = [
-            example
-            for example in dataset.examples
-            if example.key not in tested and (example.split == "train" or not declared)
-        ]
         name = name or out.resolve().name
         first = load_model(start) if start else None
         if isinstance(first, DiagnosticModel):
@@ -115,19 +112,13 @@ def train(
         elif first is not None:
             raise DatasetProblem(f"--start {start}: has no weights to go on from, only a graph")
         else:
-            spec = ModelSpec(
-                name=name,
-                classes=dataset.classes,
-                preprocessing=Preprocessing(
-                    channels=3 if channels == 3 else 1,
-                    resize=(size, size),
-                    mean=(0.5,) * channels,
-                    std=(0.25,) * channels,
-                ),
-                arguments={
-                    "widths": _numbers(widths or (SURROGATE_WIDTHS if surrogate else WIDTHS)),
-                    "blocks": _numbers(blocks or (SURROGATE_BLOCKS if surrogate else BLOCKS)),
-                },
+            spec = new_spec(
+                name,
+                dataset.classes,
+                size,
+                channels,
+                widths or (SURROGATE_WIDTHS if surrogate else WIDTHS),
+                blocks or (SURROGATE_BLOCKS if surrogate else BLOCKS),
             )
         recipe = Recipe(
             epochs=epochs,
@@ -140,30 +131,75 @@ def train(
             start=first.spec.name if first else "",
         )
         with progress_bars() as progress:
-            loaded = load(progress, training)
-            judged = load(progress, test)
-            _, fitted, _ = shown_and_fitted([e.group for e in loaded.examples], recipe)
-            task = progress.add_task("training", total=len(fitted) * epochs)
-
-            def on_epoch(epoch: Epoch) -> None:
-                console.print(
-                    f"epoch {epoch.number}: loss {epoch.train_loss:.3f}, validation loss "
-                    f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}"
-                    f"{' (kept)' if epoch.best else ''}"
-                )
-
-            model = fit_network(
-                spec,
-                loaded,
-                recipe,
-                device,
-                on_epoch,
-                lambda images: progress.advance(task, images),
-                first,
-            )
-        report = judge(model, judged)
+            model, report = trained(progress, dataset, spec, recipe, device, first)
         save_model(model, out, report, data=data.resolve().name, licence=licence, recipe=recipe)
         console.print(f"{out}: accuracy {report.accuracy.described} on {report.images} test images")
+
+
+def new_spec(
+    name: str, classes: tuple[str, ...], size: int, channels: int, widths: str, blocks: str
+) -> ModelSpec:
+    """The declaration of a network that is yet to be trained."""
+    from models.spec import ModelSpec, Preprocessing
+
+    return ModelSpec(
+        name=name,
+        classes=classes,
+        preprocessing=Preprocessing(
+            channels=3 if channels == 3 else 1,
+            resize=(size, size),
+            mean=(0.5,) * channels,
+            std=(0.25,) * channels,
+        ),
+        arguments={"widths": _numbers(widths), "blocks": _numbers(blocks)},
+    )
+
+
+def trained(
+    progress: Progress,
+    dataset: Dataset,
+    spec: ModelSpec,
+    recipe: Recipe,
+    device: str = "cpu",
+    first: DiagnosticModel | None = None,
+) -> tuple[DiagnosticModel, Report]:
+    """Train on the data set's training patients, with a bar, and judge on its test patients."""
+    from detectors.guard_data import test_examples
+    from models.model_card import judge
+    from models.train import Epoch, shown_and_fitted
+    from models.train import train as fit_network
+    from service.cli.offline import console, load
+
+    test = test_examples(dataset, recipe.seed)
+    declared = any(example.split for example in dataset.examples)
+    tested = {example.key for example in test}
+    training = [
+        example
+        for example in dataset.examples
+        if example.key not in tested and (example.split == "train" or not declared)
+    ]
+    loaded = load(progress, training)
+    judged = load(progress, test)
+    _, fitted, _ = shown_and_fitted([e.group for e in loaded.examples], recipe)
+    task = progress.add_task("training", total=len(fitted) * recipe.epochs)
+
+    def on_epoch(epoch: Epoch) -> None:
+        console.print(
+            f"epoch {epoch.number}: loss {epoch.train_loss:.3f}, validation loss "
+            f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}"
+            f"{' (kept)' if epoch.best else ''}"
+        )
+
+    model = fit_network(
+        spec,
+        loaded,
+        recipe,
+        device,
+        on_epoch,
+        lambda images: progress.advance(task, images),
+        first,
+    )
+    return model, judge(model, judged)
 
 
 def _numbers(text: str) -> list[int]:
