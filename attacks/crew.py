@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from attacks.work import Bench, Part, Unit, attack_unit
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 AHEAD = 2  # units waiting for each worker: none idles, and few results wait for an earlier one
 
@@ -26,10 +23,15 @@ class ClusterProblem(Exception):
     """A Ray cluster that cannot be used. The message says what to do."""
 
 
+Keep = Callable[[int, Part], None]
+"""Told a unit's place among those given and its part, as soon as that is there: parts that wait for
+an earlier one are not lost when the run is stopped. May be called by several threads."""
+
+
 class Crew(Protocol):
     """Attacks units."""
 
-    def work(self, bench: Bench, units: Iterable[Unit]) -> Iterator[Part]:
+    def work(self, bench: Bench, units: Iterable[Unit], keep: Keep) -> Iterator[Part]:
         """One part a unit, in order. Raises what ``attack_unit`` raises."""
         ...
 
@@ -45,25 +47,33 @@ class Threads:
     workers: int | None = None
     """None: as many as there are cores."""
 
-    def work(self, bench: Bench, units: Iterable[Unit]) -> Iterator[Part]:
+    def work(self, bench: Bench, units: Iterable[Unit], keep: Keep) -> Iterator[Part]:
         workers = self.workers or (os.cpu_count() or 1)
         if bench.device != "cpu":
             workers = 1
         threads = torch.get_num_threads()
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+
+        def attack(place: int, unit: Unit) -> Part:
+            part = attack_unit(bench, unit)
+            keep(place, part)
+            return part
+
         try:
-            yield from _in_order(lambda unit: pool.submit(attack_unit, bench, unit), units, workers)
+            yield from _in_order(
+                lambda place, unit: pool.submit(attack, place, unit), units, workers
+            )
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
 
 
 def _in_order(
-    submit: Callable[[Unit], Future[Part]], units: Iterable[Unit], workers: int
+    submit: Callable[[int, Unit], Future[Part]], units: Iterable[Unit], workers: int
 ) -> Iterator[Part]:
     waiting: deque[Future[Part]] = deque()
-    for unit in units:
-        waiting.append(submit(unit))
+    for place, unit in enumerate(units):
+        waiting.append(submit(place, unit))
         if len(waiting) > AHEAD * workers:
             yield waiting.popleft().result()
     while waiting:
@@ -83,7 +93,7 @@ class RayCluster:
     workers: int | None = None
     """None: as many as the cluster has cores (or GPUs)."""
 
-    def work(self, bench: Bench, units: Iterable[Unit]) -> Iterator[Part]:
+    def work(self, bench: Bench, units: Iterable[Unit], keep: Keep) -> Iterator[Part]:
         try:
             import ray
             from ray.util.actor_pool import ActorPool
@@ -114,7 +124,9 @@ class RayCluster:
             )(_Worker)
             shared = ray.put(bench)
             pool = ActorPool([actor.remote(shared) for _ in range(workers)])
-            yield from _from_pool(pool, units, workers)
+            for place, part in enumerate(_from_pool(pool, units, workers)):
+                keep(place, part)
+                yield part
         finally:
             if local:
                 ray.shutdown()

@@ -78,15 +78,22 @@ def attack_parts(
     cuts = list(cut(specs, sources.images, sources.labels, sources.keys, sources.targets, size))
     digests = [unit_digest(bench, unit) for unit in cuts]
     known = [store is not None and store.holds(name) for name in digests]
-    missing = (unit for unit, done in zip(cuts, known, strict=True) if not done)
-    made = (crew or Threads()).work(bench, missing)
+    places = [place for place, done in enumerate(known) if not done]
+
+    def keep(name: str, part: Part) -> None:
+        if store is not None:
+            store.put(name, part)
+
+    made = (crew or Threads()).work(
+        bench,
+        (cuts[place] for place in places),
+        lambda place, part: keep(digests[places[place]], part),
+    )
     for unit, name, done in zip(cuts, digests, known, strict=True):
         part = store.get(name) if done and store is not None else next(made)
         if part is None:  # stored, but not whole
             part = attack_unit(bench, unit)
-            done = False
-        if store is not None and not done:
-            store.put(name, part)
+            keep(name, part)
         yield unit, name, part
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,13 @@ def write_sets(
     store: PartStore | None = None,
     files: bool = False,
     progress: Progress | None = None,
+    known: Callable[[AttackSpec], None] = lambda _: None,
     finished: list[Written],
 ) -> None:
     """One folder a spec below ``out``, each appended to ``finished`` as it is done.
+
+    Args:
+        known: told of each set that is there already.
 
     Started again after it was stopped, it goes on where it was: finished sets are recognised and
     finished parts are in the store.
@@ -75,6 +79,9 @@ def write_sets(
     digests = tuple(digest(image) for image in sources.images)
     pending = [spec for spec in specs if there[spec.title] is None]
     parts = attack_parts(bench, pending, sources, crew=crew, store=store)
+    for spec in specs:
+        if there[spec.title] is not None:
+            known(spec)
     for spec in specs:
         before = there[spec.title]
         if before is not None:

@@ -169,6 +169,7 @@ def attack(
                     store=PartStore(cache or default_folder()),
                     files=files,
                     progress=progress.advance,
+                    known=progress.known,
                     finished=written,
                 )
         finally:

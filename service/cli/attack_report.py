@@ -70,6 +70,12 @@ class AttackProgress:
     ) -> None:
         self._bars.stop()
 
+    def known(self, spec: AttackSpec) -> None:  # noqa: ARG002  all have as many images
+        """A set is there already and need not be made: neither work done nor work left."""
+        assert self._all is not None
+        self._total -= self._images
+        self._bars.update(self._all, total=self._total)
+
     def advance(self, spec: AttackSpec, part: Part) -> None:
         """Count one finished part."""
         if spec.title != self._title:

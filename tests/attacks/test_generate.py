@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from attacks.part_store import PartStore
 from attacks.registry import named
 from attacks.sets import Written, write_sets
 from attacks.shards import MANIFEST, ShardProblem, by_digest, read
+from attacks.work import attack_unit
 from models.imaging.decode import decode
 
 MODEL = "sha256:" + "0" * 64
@@ -253,6 +255,29 @@ def test_what_was_stopped_goes_on_and_ends_the_same(tmp_path, three_classes):
     other = bench_of(three_classes.model, digest=MODEL, seed=1)
     with pytest.raises(ShardProblem, match="made from other images"):
         written(tmp_path / "out", other, specs, sources, store=store)
+
+
+def test_a_part_that_waits_for_a_slower_one_is_stored_already(tmp_path, three_classes, monkeypatch):
+    groups, keys = names(three_classes)
+    labels = three_classes.labels.numpy()[:1]
+    one = Sources(three_classes.images[:1], labels, groups[:1], keys[:1])
+    bench, store = bench_of(three_classes.model, digest=MODEL), PartStore(tmp_path)
+    later_one_stored, put = Event(), PartStore.put
+
+    def slow_first(bench, unit):
+        if unit.spec.name == "pgd":
+            assert later_one_stored.wait(60)
+        return attack_unit(bench, unit)
+
+    def told(self, digest, part):
+        put(self, digest, part)
+        later_one_stored.set()
+
+    monkeypatch.setattr("attacks.crew.attack_unit", slow_first)
+    monkeypatch.setattr(PartStore, "put", told)
+    specs = [named("pgd", 2.0), named("fgsm", 2.0)]
+    generate(bench, specs, one, crew=Threads(2), store=store)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 
 def test_a_stored_part_that_was_cut_short_is_made_again(tmp_path, three_classes):
