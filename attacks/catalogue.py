@@ -37,7 +37,12 @@ def entries() -> Iterator[Entry]:
         yield Entry(
             name,
             category(method).replace("_", " "),
-            ", ".join(sorted(need.value for need in method.needs)),
+            ", ".join(
+                [
+                    *sorted(need.value for need in method.needs),
+                    *sorted(f"{need.value} if there are some" for need in method.uses),
+                ]
+            ),
             ", ".join(norm.value for norm in norms(method)),
             tuple(_parameters(method)),
             method.citation,

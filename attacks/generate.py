@@ -51,9 +51,12 @@ def prepare(bench: Bench, specs: Sequence[AttackSpec], attacker: Attacker | None
     images and there is no attacker."""
     learned = {}
     for spec in specs:
-        if not spec.needs & {Need.IMAGES, Need.SURROGATE}:
+        learns = {Need.IMAGES, Need.SURROGATE}
+        if not (spec.needs | spec.uses) & learns:
             continue
         if attacker is None:
+            if not spec.needs & learns:
+                continue
             raise AttackProblem(f"{spec.title} learns from the attacker's own images; give some")
         learned[spec.title] = spec.prepare(attacker)
     return replace(bench, prepared=learned)

@@ -54,7 +54,7 @@ class Opponent:
     def instructed(self, own: Samples) -> Opponent:
         """With what its attacks learn from images of its own, none of which it attacks."""
         specs = self.specs
-        if not any(spec.needs & {Need.IMAGES, Need.SURROGATE} for spec in specs):
+        if not any((s.needs | s.uses) & {Need.IMAGES, Need.SURROGATE} for s in specs):
             return self
         device = self.bench.device
         pixels = tuple(torch.tensor(i, dtype=torch.float32, device=device) for i in own.images)

@@ -122,6 +122,8 @@ class AttackSpec(BaseModel, ABC):
 
     kind: ClassVar[Kind] = Kind.BUDGET
     needs: ClassVar[frozenset[Need]] = frozenset({Need.GRADIENTS})
+    uses: ClassVar[frozenset[Need]] = frozenset()
+    """What makes the attacker stronger who has it."""
     citation: ClassVar[str]
     """Authors, year and where to read it."""
     smoke: ClassVar[Mapping[str, Any]] = {}

@@ -193,7 +193,8 @@ def cut(
 
 def unit_digest(bench: Bench, unit: Unit) -> str:
     """64 hex digits that name the unit's result before it is made."""
-    learned = unit.spec.needs & {Need.IMAGES, Need.SURROGATE, Need.GUARD}
+    has = unit.spec.needs | unit.spec.uses
+    learned = has & {Need.IMAGES, Need.SURROGATE, Need.GUARD}
     document = {
         "code": code_digest(),
         "model": bench.digest,

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.ball import WHITE, Norm, size
+from attacks.black_box.gallery import Gallery
 from attacks.black_box.noise import Noise
 from attacks.black_box.questions import Questions
 from attacks.objective import Model
-from attacks.spec import AttackSpec, Count, Fraction, GreyLevels, Kind, Need, Scene
+from attacks.spec import Attacker, AttackSpec, Count, Fraction, GreyLevels, Kind, Need, Scene
 
 STREAM = 1_000_000
 """Of the walk's noise; the starting points have the streams from 0."""
@@ -37,6 +38,7 @@ def boundary(
     adaptation: float = 1.5,
     check_every: int = 10,
     starts: int = 50,
+    gallery: Gallery | None = None,
     epsilon: float | None = None,
     targeted: bool = False,
 ) -> Tensor:
@@ -65,12 +67,13 @@ def boundary(
         check_every: ask also about the step along the sphere alone in every so many steps; δ is
             adapted by these.
         starts: noise images to try as a first point.
+        gallery: images of the attacker's own, tried before noise: as many.
         epsilon: farther winners count as failures; grey levels in L2.
 
     Returns ``float32[N, H, W, C]``: winners, or the source where there is none.
     """
     questions = Questions(model, pixels, labels, norm=Norm.L2, queries=queries, targeted=targeted)
-    questions.begin(seeds, starts)
+    questions.begin(seeds, starts, gallery)
     rows = questions.open
     questions.approach(questions.best[rows], rows)
     noise = Noise(seeds, STREAM)
@@ -116,6 +119,7 @@ class Boundary(AttackSpec):
     citation: ClassVar = "Brendel, Rauber and Bethge 2018, arXiv 1712.04248, algorithm 1"
     kind: ClassVar = Kind.MINIMUM
     needs: ClassVar = frozenset({Need.DECISIONS})
+    uses: ClassVar = frozenset({Need.IMAGES})
     smoke: ClassVar = {"queries": 100}
 
     method: Literal["boundary"] = "boundary"
@@ -132,7 +136,11 @@ class Boundary(AttackSpec):
     check_every: Count = 10
     """Every so many steps the step along the sphere is asked about alone."""
     starts: Count = 50
-    """Noise images to try before giving up."""
+    """Noise images to try before giving up, and images of the attacker's own before those."""
+
+    def prepare(self, attacker: Attacker) -> Gallery:
+        """Images to start from."""
+        return Gallery.of(attacker)
 
     def attack(self, scene: Scene) -> Tensor:
         return boundary(
@@ -147,6 +155,7 @@ class Boundary(AttackSpec):
             adaptation=self.adaptation,
             check_every=self.check_every,
             starts=self.starts,
+            gallery=scene.prepared,
             epsilon=self.epsilon,
             targeted=self.targeted,
         )

@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.ball import WHITE, Norm, size
+from attacks.black_box.gallery import Gallery
 from attacks.black_box.noise import Noise
 from attacks.black_box.questions import Questions
 from attacks.objective import Model
-from attacks.spec import AttackSpec, Count, Fraction, GreyLevels, Kind, Need, Scene
+from attacks.spec import Attacker, AttackSpec, Count, Fraction, GreyLevels, Kind, Need, Scene
 
 STREAM = 1_000_000
 """Of the probes' noise; the starting points have the streams from 0."""
@@ -37,6 +38,7 @@ def geoda(
     probe: float = 1.0,
     frequencies: float = 1 / 3,
     starts: int = 50,
+    gallery: Gallery | None = None,
     epsilon: float | None = None,
     targeted: bool = False,
 ) -> Tensor:
@@ -63,12 +65,13 @@ def geoda(
         probe: r.m.s. change of a pixel in a probe, in grey levels.
         frequencies: share of the cosine transform's frequencies, in each axis, that is probed.
         starts: noise images to try as a first point.
+        gallery: images of the attacker's own, tried before noise: as many.
         epsilon: farther winners count as failures; grey levels in ``norm``.
 
     Returns ``float32[N, H, W, C]``: winners, or the source where there is none.
     """
     questions = Questions(model, pixels, labels, norm=norm, queries=queries, targeted=targeted)
-    questions.begin(seeds, starts)
+    questions.begin(seeds, starts, gallery)
     noise = Noise(seeds, STREAM)
     x = questions.best.clone()
     rows = questions.open
@@ -141,6 +144,7 @@ class GeoDA(AttackSpec):
     citation: ClassVar = "Rahmati et al. 2020, arXiv 2003.06468, algorithms 1 and 2"
     kind: ClassVar = Kind.MINIMUM
     needs: ClassVar = frozenset({Need.DECISIONS})
+    uses: ClassVar = frozenset({Need.IMAGES})
     smoke: ClassVar = {"queries": 100, "samples": 20}
 
     method: Literal["geoda"] = "geoda"
@@ -155,7 +159,11 @@ class GeoDA(AttackSpec):
     frequencies: Fraction = 1 / 3
     """Share of the frequencies, in each axis, that is probed: the paper's 75 of 224."""
     starts: Count = 50
-    """Noise images to try before giving up."""
+    """Noise images to try before giving up, and images of the attacker's own before those."""
+
+    def prepare(self, attacker: Attacker) -> Gallery:
+        """Images to start from."""
+        return Gallery.of(attacker)
 
     def attack(self, scene: Scene) -> Tensor:
         return geoda(
@@ -170,6 +178,7 @@ class GeoDA(AttackSpec):
             probe=self.probe,
             frequencies=self.frequencies,
             starts=self.starts,
+            gallery=scene.prepared,
             epsilon=self.epsilon,
             targeted=self.targeted,
         )

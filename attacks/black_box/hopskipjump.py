@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from attacks.ball import WHITE, Norm, size
+from attacks.black_box.gallery import Gallery
 from attacks.black_box.noise import Noise
 from attacks.black_box.questions import RESOLUTION, Questions
 from attacks.objective import Model
-from attacks.spec import AttackSpec, Count, GreyLevels, Kind, Need, Scene
+from attacks.spec import Attacker, AttackSpec, Count, GreyLevels, Kind, Need, Scene
 
 STREAM = 1_000_000
 """Of the probes' noise; the starting points have the streams from 0."""
@@ -31,6 +32,7 @@ def hopskipjump(
     samples: int = 100,
     probe: float = 1.0,
     starts: int = 50,
+    gallery: Gallery | None = None,
     epsilon: float | None = None,
     targeted: bool = False,
 ) -> Tensor:
@@ -56,12 +58,13 @@ def hopskipjump(
         samples: B_0.
         probe: floor of ``δ / √d``, the r.m.s. change of a pixel, in grey levels; 0 is the paper.
         starts: noise images to try as a first point.
+        gallery: images of the attacker's own, tried before noise: as many.
         epsilon: farther winners count as failures; grey levels in ``norm``.
 
     Returns ``float32[N, H, W, C]``: winners, or the source where there is none.
     """
     questions = Questions(model, pixels, labels, norm=norm, queries=queries, targeted=targeted)
-    questions.begin(seeds, starts)
+    questions.begin(seeds, starts, gallery)
     noise = Noise(seeds, STREAM)
     x = questions.best.clone()
     rows = questions.open
@@ -139,6 +142,7 @@ class HopSkipJump(AttackSpec):
     citation: ClassVar = "Chen, Jordan and Wainwright 2020, arXiv 1904.02144, algorithm 2"
     kind: ClassVar = Kind.MINIMUM
     needs: ClassVar = frozenset({Need.DECISIONS})
+    uses: ClassVar = frozenset({Need.IMAGES})
     smoke: ClassVar = {"queries": 100, "samples": 20}
 
     method: Literal["hopskipjump"] = "hopskipjump"
@@ -149,7 +153,11 @@ class HopSkipJump(AttackSpec):
     probe: GreyLevels = 1.0
     """Least r.m.s. change of a pixel in a probe. 0 is the paper, whose probes no file can show."""
     starts: Count = 50
-    """Noise images to try before giving up."""
+    """Noise images to try before giving up, and images of the attacker's own before those."""
+
+    def prepare(self, attacker: Attacker) -> Gallery:
+        """Images to start from."""
+        return Gallery.of(attacker)
 
     def attack(self, scene: Scene) -> Tensor:
         return hopskipjump(
@@ -162,6 +170,7 @@ class HopSkipJump(AttackSpec):
             samples=self.samples,
             probe=self.probe,
             starts=self.starts,
+            gallery=scene.prepared,
             epsilon=self.epsilon,
             targeted=self.targeted,
         )

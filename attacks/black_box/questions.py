@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from attacks.access import at, fooled
 from attacks.ball import WHITE, Norm, size
+from attacks.black_box.gallery import Gallery
 from attacks.black_box.noise import Noise
 from attacks.objective import Model
 
@@ -74,12 +75,30 @@ class Questions:
         limit = float("inf") if epsilon is None else epsilon
         return torch.where((self.distance <= limit)[:, None, None, None], self.best, self.source)
 
-    def begin(self, seeds: Sequence[int], tries: int) -> None:
-        """Look for a first winner: the source itself, then noise from ``starting_point``."""
+    @property
+    def _unstarted(self) -> Tensor:
+        """``int64[M]``: the images that have no winner yet, and queries left."""
+        return (self.distance.isinf() & (self.left > 0)).nonzero()[:, 0]
+
+    def begin(self, seeds: Sequence[int], tries: int, gallery: Gallery | None = None) -> None:
+        """Look for a first winner: the source itself, then the nearest images of another class
+        that the attacker has, then noise from ``starting_point``; ``tries`` of each."""
         everyone = torch.arange(len(self.source), device=self.source.device)
         self.ask(self.source, everyone)
+        if gallery is not None:
+            rows = self._unstarted
+            starts = gallery.starts(
+                self.source[rows], self._labels[rows], self.norm, tries, targeted=self._targeted
+            )
+            own = dict(zip(rows.tolist(), starts, strict=True))
+            for attempt in range(tries):
+                left = [row for row in self._unstarted.tolist() if attempt < len(own.get(row, ()))]
+                if not left:
+                    break
+                shown = torch.stack([own[row][attempt] for row in left])
+                self.ask(shown, torch.tensor(left, device=self.source.device))
         for attempt in range(tries):
-            rows = (self.distance.isinf() & (self.left > 0)).nonzero()[:, 0]
+            rows = self._unstarted
             if len(rows) == 0:
                 return
             noise = Noise([seeds[row] for row in rows.tolist()], attempt)

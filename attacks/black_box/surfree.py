@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.ball import Norm, size
+from attacks.black_box.gallery import Gallery
 from attacks.black_box.noise import Noise
 from attacks.black_box.questions import RESOLUTION, Questions
 from attacks.objective import Model
-from attacks.spec import AttackSpec, Count, Fraction, Kind, Need, Scene
+from attacks.spec import Attacker, AttackSpec, Count, Fraction, Kind, Need, Scene
 
 STREAM = 1_000_000
 """Of the directions' noise; the starting points have the streams from 0."""
@@ -35,6 +36,7 @@ def surfree(
     frequencies: float = 0.5,
     remembered: int = 100,
     starts: int = 50,
+    gallery: Gallery | None = None,
     epsilon: float | None = None,
     targeted: bool = False,
 ) -> Tensor:
@@ -59,12 +61,13 @@ def surfree(
             are drawn from.
         remembered: directions that the next is made orthogonal to.
         starts: noise images to try as a first point.
+        gallery: images of the attacker's own, tried before noise: as many.
         epsilon: farther winners count as failures; grey levels in L2.
 
     Returns ``float32[N, H, W, C]``: winners, or the source where there is none.
     """
     questions = Questions(model, pixels, labels, norm=Norm.L2, queries=queries, targeted=targeted)
-    questions.begin(seeds, starts)
+    questions.begin(seeds, starts, gallery)
     rows = questions.open
     questions.approach(questions.best[rows], rows)
     noise = Noise(seeds, STREAM)
@@ -160,6 +163,7 @@ class SurFree(AttackSpec):
     citation: ClassVar = "Maho, Furon and Le Merrer 2021, arXiv 2011.12807, algorithm 1"
     kind: ClassVar = Kind.MINIMUM
     needs: ClassVar = frozenset({Need.DECISIONS})
+    uses: ClassVar = frozenset({Need.IMAGES})
     smoke: ClassVar = {"queries": 100}
 
     method: Literal["surfree"] = "surfree"
@@ -176,7 +180,11 @@ class SurFree(AttackSpec):
     remembered: Annotated[int, Field(ge=0, le=1000)] = 100
     """Directions that the next is made orthogonal to."""
     starts: Count = 50
-    """Noise images to try before giving up."""
+    """Noise images to try before giving up, and images of the attacker's own before those."""
+
+    def prepare(self, attacker: Attacker) -> Gallery:
+        """Images to start from."""
+        return Gallery.of(attacker)
 
     def attack(self, scene: Scene) -> Tensor:
         return surfree(
@@ -191,6 +199,7 @@ class SurFree(AttackSpec):
             frequencies=self.frequencies,
             remembered=self.remembered,
             starts=self.starts,
+            gallery=scene.prepared,
             epsilon=self.epsilon,
             targeted=self.targeted,
         )

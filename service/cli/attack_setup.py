@@ -216,12 +216,15 @@ def prepared(
     attacked: Sequence[str],
 ) -> Bench:
     """The bench with what its attacks learn from images of patients who are not ``attacked``."""
-    if not any(s.needs & {Need.IMAGES, Need.SURROGATE} for s in specs):
+    learns = {Need.IMAGES, Need.SURROGATE}
+    if not any((s.needs | s.uses) & learns for s in specs):
         return bench
     tested = {example.group for example in test_examples(dataset, bench.seed) or dataset.examples}
     tested.update(attacked)
     own = [e for e in dataset.examples if e.group not in tested and e.split != "train"]
     own = own or [e for e in dataset.examples if e.group not in tested]
+    if not own and not any(s.needs & learns for s in specs):
+        return bench
     if not own:
         raise DatasetProblem(
             f"{dataset.folder}: every patient is attacked, and none is left for the attacker to "

@@ -12,6 +12,7 @@ from torch import Tensor
 from attacks.access import Access
 from attacks.ball import Norm, size
 from attacks.black_box.boundary import boundary
+from attacks.black_box.gallery import Gallery
 from attacks.black_box.geoda import geoda
 from attacks.black_box.hopskipjump import hopskipjump
 from attacks.black_box.nes import nes
@@ -228,3 +229,21 @@ def test_transfer_says_what_it_needs(three_classes) -> None:
         named("transfer", 1.0).prepare(attacker)
     with pytest.raises(ValueError, match="no surrogate can be loaded"):
         named("transfer", 1.0, {"surrogate": "phantom"}).prepare(attacker)
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_where_all_noise_is_of_one_class_the_attackers_own_image_starts_it(name: str) -> None:
+    attack, norm = DECISIONS[name]
+    half = torch.ones(8, 8, 1)
+    half[:, 4:] = -1
+    # noise never has one half so much brighter than the other; the attacker's picture has
+    model = Linear(half.flatten(), gap=4000)
+    source = torch.full((2, 8, 8, 1), 128.0)
+    labels, options = torch.zeros(2, dtype=torch.int64), {"queries": 400, "seeds": (1, 2)}
+    assert torch.equal(attack(model, source, labels, **options), source)
+    bright = torch.full((16, 16, 1), 20.0)
+    bright[:, :8] = 250
+    gallery = Gallery((bright, source[0]), torch.tensor([1, 0]))
+    found = attack(model, source, labels, **options, gallery=gallery)
+    assert reached(model(found), labels, targeted=False).all()
+    assert (size(found - source, norm) < size(bright[::2, ::2] - source, norm)).all()
