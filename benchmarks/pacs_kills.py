@@ -1,6 +1,7 @@
 """Whether killed processes lose, duplicate or leave out anything between receipt and archive.
 
-    python benchmarks/pacs_kills.py [--instances 10000] [--kills 20] [--out PAGE]
+    python benchmarks/pacs_kills.py [--instances 10000] [--kills 20] [--life 10]
+        [--out PAGE]
 
 dcmtk's storescu sends copies of two phantom images, one in ten attacked, under UIDs of their own;
 `lazaret serve` screens them and forwards them with what it found to a real Orthanc. The node is
@@ -43,12 +44,12 @@ GROUP = 20
 
 PAGE = """# Killed between receipt and archive
 
-`python benchmarks/pacs_kills.py --instances {instances} --kills {kills}`, commit `{commit}`,
-{machine}, busy with other work, {seconds:.0f} s.
+`python benchmarks/pacs_kills.py --instances {instances} --kills {kills} --life {life:g}`,
+commit `{commit}`, {machine}, busy with other work, {seconds:.0f} s.
 
 {instances} instances ({attacked} attacked) from dcmtk's storescu, screened, and forwarded with what
-was found to Orthanc. The node was killed {kills} times at random moments: {while_receiving} times
-while files were still being sent to it, {while_sending} times while it was sending. The archive was
+was found to Orthanc. The node was killed {kills} times, each at a random moment of the
+first {life:g} s of a life: {while_receiving} times while files were still being sent to it, {while_sending} times while it was sending. The archive was
 stopped for one life of the node. Groups of {group} files whose sending had failed were sent again,
 {sent_again} times in all.
 
@@ -106,7 +107,7 @@ def counted(database: Path) -> Counter[str]:
     return found
 
 
-def run(folder: Path, instances: int, kills: int, seed: int) -> dict[str, Any]:
+def run(folder: Path, instances: int, kills: int, life: float, seed: int) -> dict[str, Any]:
     """The whole experiment; what was found."""
     dice = random.Random(seed)
     files = folder / "files"
@@ -137,7 +138,7 @@ def run(folder: Path, instances: int, kills: int, seed: int) -> dict[str, Any]:
                 sender = threading.Thread(target=sending.run, args=(node.port, stop))
                 sender.start()
                 if kill < kills:
-                    time.sleep(dice.uniform(0, 10))
+                    time.sleep(dice.uniform(0, life))
                     now = counted(database)
                     moments["while receiving"] += bool(sending.groups)
                     moments["while sending"] += bool(now["sending"])
@@ -155,6 +156,7 @@ def run(folder: Path, instances: int, kills: int, seed: int) -> dict[str, Any]:
         "instances": instances,
         "attacked": attacked,
         "kills": kills,
+        "life": life,
         "seconds": time.monotonic() - begun,
         "sent_again": sending.again,
         "moments": moments,
@@ -181,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--instances", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--life", type=float, default=10.0, help="seconds; longest of a node")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -192,7 +195,7 @@ def main() -> None:
         cwd=ROOT,
     ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
-        text = page(run(Path(folder), given.instances, given.kills, given.seed), commit)
+        text = page(run(Path(folder), given.instances, given.kills, given.life, given.seed), commit)
     print(text)
     if given.out:
         given.out.write_text(text)

@@ -48,7 +48,8 @@ def pull(
     from service.pacs.peers import DicomwebPeer, PeerProblem
     from service.pacs.pull import Archive, Pulled, PullProblem, host_of, pull, query_of
     from service.pacs.route_file import load
-    from service.pacs.spool import Spool, SpoolProblem
+    from service.pacs.spool import Spool
+    from service.pacs.spool_entry import SpoolProblem
     from service.pacs.tally import Tally
 
     configure("error")

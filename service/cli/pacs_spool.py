@@ -25,7 +25,8 @@ def spool(
 
     Exit status: 0 shown, 2 the spool cannot be used or has nothing of that number.
     """
-    from service.pacs.spool import Spool, SpoolProblem
+    from service.pacs.spool import Spool
+    from service.pacs.spool_entry import SpoolProblem
 
     with told():
         settings = Settings.load()

@@ -9,7 +9,8 @@ from service.auth import is_loopback
 from service.metrics import Metrics
 from service.monitor import Job, Monitor
 from service.pacs.callers import Callers
-from service.pacs.spool import Spool, SpoolProblem
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import SpoolProblem
 from service.pacs.tally import Tally
 from service.settings import Settings, SettingsProblem
 
@@ -89,7 +90,7 @@ def _callers(settings: Settings) -> Callers:
 def _receiver(settings: Settings, callers: Callers, spool: Spool, tally: Tally) -> Receiver | None:
     if settings.dicom_port is None:
         return None
-    from service.pacs.link import LinkLimits
+    from service.pacs.link_limits import LinkLimits
     from service.pacs.receiver import Receiver, ReceiverConfig
     from service.pacs.tls import expiry, server_context
 

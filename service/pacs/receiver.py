@@ -23,10 +23,13 @@ from pynetdicom.events import Event
 
 from service.pacs.callers import Callers
 from service.pacs.implementation import CLASS_UID, VERSION_NAME
-from service.pacs.link import Fault, LinkLimits, StorageAssociation, StorageServer
+from service.pacs.link import StorageServer
+from service.pacs.link_limits import Fault, LinkLimits
 from service.pacs.received import Protocol, Received, is_uid
 from service.pacs.sop_classes import offered
-from service.pacs.spool import Spool, SpoolProblem
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import SpoolProblem
+from service.pacs.storage_association import StorageAssociation
 from service.pacs.take_in import Outcome, take_in
 from service.pacs.tally import Tally
 from service.pacs.write_behind import WriteBehind

@@ -39,7 +39,8 @@ from service.pacs.parcels import DICOM, parcels_of_judged, parcels_of_unjudged
 from service.pacs.queries import InstanceQueries
 from service.pacs.received import Protocol
 from service.pacs.routes import Choice, Emitted, Handling, RouteTable, Unjudged, choose
-from service.pacs.spool import Entry, Spool, SpoolProblem
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import Entry, SpoolProblem
 from service.pacs.told import Tell, Told
 from service.problems import ServiceProblem
 from service.question import Question

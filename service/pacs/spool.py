@@ -20,16 +20,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from uuid import uuid4
 
 import structlog
 
-from service.pacs.part10 import NotPart10, head, take_apart
+from service.pacs.part10 import head, take_apart
 from service.pacs.pixel_digest import pixel_digest, same_encoding
 from service.pacs.received import Received
+from service.pacs.spool_entry import (
+    Added,
+    Entry,
+    Held,
+    Reuse,
+    SpoolFull,
+    SpoolProblem,
+    key_of,
+    whole,
+)
 from service.pacs.spool_index import Index, Row, State
 
 PAGE = 256
@@ -37,77 +45,6 @@ PAGE = 256
 STALE_SECONDS = 600.0
 """An unfinished file this old belongs to a process that is gone."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class SpoolProblem(Exception):
-    """The spool cannot be used. The message says why."""
-
-
-class SpoolFull(SpoolProblem):
-    """Too little space is left on its disk."""
-
-
-class Reuse(StrEnum):
-    """What came before under the same SOP Instance UID."""
-
-    SAME_PIXELS = "same-pixels"
-    """A corrected header: archives resend these."""
-    OTHER_ENCODING = "other-encoding"
-    """Another transfer syntax, so bytes cannot tell whether the pixels are the same."""
-    OTHER_PIXELS = "other-pixels"
-    """A UID names one image for ever (PS3.5 section 9): a fault or a substitution."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One instance in the spool."""
-
-    key: str
-    """The same for the same UID and data set, for ever: what makes judging idempotent."""
-    sequence: int
-    """Order of arrival."""
-    received: Received
-    size: int
-    """Bytes of the file."""
-    reuse: Reuse | None
-    reason: str | None
-    """Why it was set aside."""
-    path: Path
-
-    @property
-    def alarming(self) -> bool:
-        """Whether its UID has named other pixels before, as far as bytes can tell."""
-        return self.reuse in (Reuse.OTHER_PIXELS, Reuse.OTHER_ENCODING)
-
-    def read(self) -> bytes:
-        """The DICOM file, its data set as received. Raises ``SpoolProblem`` when it is damaged."""
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise SpoolProblem(f"a spooled file cannot be read: {error.strerror}") from None
-        if not _whole(self.key, data):
-            raise SpoolProblem("a spooled file is not what was received: the disk damaged it")
-        return data
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What ``Spool.add`` did."""
-
-    entry: Entry
-    new: bool
-    """False: this UID with this data set was taken before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """How much the spool holds."""
-
-    waiting: int
-    aside: int
-    bytes: int
-    free_bytes: int
-    """On its disk, beyond the reserve; negative when the reserve is eaten into."""
 
 
 class Spool:
@@ -176,7 +113,7 @@ class Spool:
             SpoolProblem: nothing was kept.
         """
         meta = head(received)
-        key = _key(received.uid_digest, dataset)
+        key = key_of(received.uid_digest, dataset)
         size = len(meta) + len(dataset)
         try:
             known = self._known(key, received)
@@ -425,26 +362,12 @@ class Spool:
     def _check(self, path: Path) -> bool:
         """Whether the file is whole; what is not, is removed."""
         try:
-            if _whole(path.stem, path.read_bytes()):
+            if whole(path.stem, path.read_bytes()):
                 return True
         except OSError:
             return False
         path.unlink(missing_ok=True)
         return False
-
-
-def _key(uid_digest: str, dataset: bytes | memoryview) -> str:
-    return f"{uid_digest[:32]}-{hashlib.sha256(dataset).hexdigest()}"
-
-
-def _whole(key: str, data: bytes) -> bool:
-    """Whether a file is the one that its name says."""
-    try:
-        parts = take_apart(data)
-        received = Received.from_json(parts.private)
-    except (NotPart10, ValueError):
-        return False
-    return _key(received.uid_digest, parts.dataset) == key
 
 
 def _write_all(file: int, *pieces: bytes | memoryview) -> None:

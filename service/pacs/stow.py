@@ -23,7 +23,7 @@ from service.pacs.node import Node
 from service.pacs.part10 import NotPart10, take_apart
 from service.pacs.received import Protocol, Received, is_uid
 from service.pacs.sop_classes import storage_classes, syntaxes_of
-from service.pacs.spool import SpoolProblem
+from service.pacs.spool_entry import SpoolProblem
 from service.pacs.take_in import TAKEN, Outcome, Taken, take_in
 from service.pacs.write_behind import Together
 from service.problems import ServiceProblem

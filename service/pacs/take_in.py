@@ -10,7 +10,8 @@ from service.pacs.object_identity import IdentityProblem, agree, identify
 from service.pacs.part10 import head
 from service.pacs.received import Received
 from service.pacs.sop_classes import is_image
-from service.pacs.spool import Entry, Spool, SpoolFull, SpoolProblem
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import Entry, SpoolFull, SpoolProblem
 from service.pacs.tally import Tally
 
 

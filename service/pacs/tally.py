@@ -11,7 +11,8 @@ from service.metrics import Metrics
 from service.metrics import catalogue as c
 from service.metrics import labels as by
 from service.pacs.received import Received
-from service.pacs.spool import Entry, Spool
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import Entry
 
 
 class Tally:

@@ -11,7 +11,8 @@ import os
 import threading
 from collections import deque
 
-from service.pacs.spool import Spool, SpoolProblem
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import SpoolProblem
 
 MOST_BEHIND = 32
 """Files that may be unflushed; the next one waits."""

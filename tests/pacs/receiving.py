@@ -15,9 +15,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 from service.metrics import Metrics
 from service.pacs.callers import Callers
-from service.pacs.link import LinkLimits
+from service.pacs.link_limits import LinkLimits
 from service.pacs.receiver import Receiver, ReceiverConfig
-from service.pacs.spool import Entry, Spool
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import Entry
 from service.pacs.tally import Tally
 
 

@@ -15,7 +15,7 @@ from pynetdicom import AE
 from receiving import receiving, write_image
 from test_receiver import REFUSED, eventually, storescu
 
-from service.pacs.link import COMMAND_BYTES, REQUEST_BYTES, LinkLimits
+from service.pacs.link_limits import COMMAND_BYTES, REQUEST_BYTES, LinkLimits
 
 MEBIBYTE = bytes(2**20)
 MOST_GROWN = 48 * 2**10

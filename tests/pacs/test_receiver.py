@@ -18,7 +18,7 @@ from servers.dcmtk import dcmtk
 from service.metrics import Metrics
 from service.metrics import catalogue as c
 from service.pacs.callers import Callers
-from service.pacs.link import LinkLimits
+from service.pacs.link_limits import LinkLimits
 from service.pacs.spool import Spool
 from service.pacs.tally import Tally
 from service.pacs.tls import expiry, server_context

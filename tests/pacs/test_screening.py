@@ -26,7 +26,8 @@ from service.pacs.part10 import take_apart
 from service.pacs.received import Protocol, Received
 from service.pacs.routes import RouteTable
 from service.pacs.screening import Screening
-from service.pacs.spool import Entry, Spool
+from service.pacs.spool import Spool
+from service.pacs.spool_entry import Entry
 from service.records import Records
 from service.settings import Settings, SettingsProblem
 from service.tables import cases, instances, outbox, requests
