@@ -49,7 +49,8 @@ commit `{commit}`, {machine}, busy with other work, {seconds:.0f} s.
 
 {instances} instances ({attacked} attacked) from dcmtk's storescu, screened, and forwarded with what
 was found to Orthanc. The node was killed {kills} times, each at a random moment of the
-first {life:g} s of a life: {while_receiving} times while files were still being sent to it, {while_sending} times while it was sending. The archive was
+first {life:g} s of a life: {while_receiving} times while files were still being sent to it,
+{while_sending} times while it was sending. The archive was
 stopped for one life of the node. Groups of {group} files whose sending had failed were sent again,
 {sent_again} times in all.
 
