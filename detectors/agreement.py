@@ -7,13 +7,17 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import least_squares, nnls
+from scipy import sparse
+from scipy.optimize import least_squares, linprog
 from torch import Tensor
 
 from detectors.detector import Detector
 from detectors.features import Features
 
 Vector = npt.NDArray[np.float64]
+
+WITHIN, DEVIATIONS = 0.98, 2.326
+"""The share of benign images that the spread reaches at so many of it: those of a Gaussian."""
 
 FEWEST = 30  # images of a predicted class below which the line of all classes serves it
 
@@ -24,10 +28,13 @@ class Agreement(Detector):
     After feature squeezing (Xu et al. 2018) with one view, learnt from benign images alone. With
     ``c`` the predicted class of the plain view, ``m = z_c - max_{j != c} z_j`` its margin in
     either view and ``r`` how far squeezing moved the pixels, benign images follow
-    ``m_squeezed ~ a_c . (1, m, r)`` with a spread ``s_c . (1, m, r)``. The score is
-    ``|expected - actual|`` in units of that spread. So an image close to the boundary, where both
-    views waver, stays quiet, and so does a noisy one, whose pixels the median moves far: an attack
-    changes the answer more than its size accounts for.
+    ``m_squeezed ~ a_c . (1, m, r, r^2)``, and 98 % of them keep within 2.3 times a spread
+    ``s_c . (1, m, r, r^2)``. The score is ``|expected - actual|`` in units of that spread. So an
+    image close to the boundary, where both views waver, stays quiet, and so does a noisy one, whose
+    pixels the median moves far: an attack changes the answer more than its size accounts for.
+
+    The spread is a quantile, not a mean deviation: the differences of noisy images have longer
+    tails than those of clean ones, and the false alarms are in the tails.
 
     Two-sided: an attack that fails shows as well, by a squeezed view that supports the class
     *more* than the plain one. An image smoother than the benign ones' lower quartile counts as that
@@ -70,13 +77,14 @@ class Agreement(Detector):
         return (expected - squeezed).abs() / spread
 
     def _margins(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """``float32[N, 3]``: one, the predicted class's margin and how far squeezing moved the
-        pixels; ``float32[N]``, that class's margin in the squeezed view; ``int64[N]``, it."""
+        """``float32[N, 4]``: one, the predicted class's margin and how far squeezing moved the
+        pixels, also squared; ``float32[N]``, that class's margin in the squeezed view;
+        ``int64[N]``, it."""
         best = features.logits.topk(2, dim=1)
         predicted = best.indices[:, 0]
         plain = best.values[:, 0] - best.values[:, 1]
         change = torch.maximum(features.squeeze_change, self.smoothest)
-        known = torch.stack([torch.ones_like(plain), plain, change], dim=1)
+        known = torch.stack([torch.ones_like(plain), plain, change, change.square()], dim=1)
         squeezed = features.squeezed_logits
         classes = torch.arange(squeezed.shape[1], device=squeezed.device)
         chosen = classes == predicted[:, None]
@@ -86,21 +94,30 @@ class Agreement(Detector):
 
 
 def _fit_line(u: Vector, actual: Vector) -> tuple[Vector, Vector]:
-    """``float64[3]`` each: coefficients of the expected margin (that of the plain margin is not
-    negative) and of its spread (none is negative), on ``u: float64[N, 3]``.
+    """``float64[4]`` each: coefficients of the expected margin (that of the plain margin is not
+    negative) and of its spread (none is negative), on ``u: float64[N, 4]``.
 
     Huber regression, so that a few benign images whose answer does flip bend nothing; they do
-    count in the spread.
+    count in the spread, a quantile regression (Koenker and Bassett 1978).
     """
     typical = max(float(np.median(np.abs(actual - np.median(actual)))), 1e-3)
     expected = least_squares(
         lambda p: u @ p - actual,
-        x0=[0.0, 1.0, 0.0],
-        bounds=([-np.inf, 0.0, -np.inf], np.inf),
+        x0=[0.0, 1.0, 0.0, 0.0],
+        bounds=([-np.inf, 0.0, -np.inf, -np.inf], np.inf),
         loss="huber",
         f_scale=0.5 * typical,
     ).x
-    # A Gaussian's deviation is 1.25 times its mean absolute deviation.
-    spread, _ = nnls(u, 1.2533 * np.abs(u @ expected - actual))
+    spread = _quantile(u, np.abs(u @ expected - actual), WITHIN) / DEVIATIONS
     spread[0] = max(spread[0], 0.05 * typical)
     return expected, spread
+
+
+def _quantile(u: Vector, y: Vector, share: float) -> Vector:
+    """``b >= 0`` with ``u . b`` above that share of ``y``: the linear programme of least
+    ``sum(share * over + (1 - share) * under)`` with ``u . b + over - under = y``."""
+    n, width = u.shape
+    cost = np.r_[np.zeros(width), np.full(n, share), np.full(n, 1 - share)] / n
+    equal = sparse.hstack([sparse.csr_matrix(u), sparse.eye(n), -sparse.eye(n)]).tocsr()
+    found = linprog(cost, A_eq=equal, b_eq=y, method="highs").x
+    return np.asarray(found[:width])

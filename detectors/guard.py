@@ -58,8 +58,7 @@ class Guard(nn.Module):
         self.widths = tuple(widths)
         self.classes = classes
         self.fusion = Fusion()
-        shared = next((d.distances for d in detectors if isinstance(d, Mahalanobis)), None)
-        self.quality = Quality(shared)
+        self.quality = Quality()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Judgement:
     adversarial: Flags
     """Flagged or rejected by the adversarial route."""
     quality: Flags
-    """Flagged by the quality route alone."""
+    """Held by the quality route, which takes what the adversarial one would hold as well."""
     p: Vector
     """``float64[N]``, conformal p-values of the adversarial route; NaN where no answer came."""
 
@@ -70,8 +70,9 @@ def judge(
         fused.append(p.fused)
         # a p-value that is not a number is an answer that did not come: held
         suspicious = not p.fused > (level.flag or 0.0)
-        adversarial.append(suspicious)
-        quality.append(not suspicious and not p.quality > (level.quality or 0.0))
+        degraded = not p.quality > (level.quality or 0.0)
+        adversarial.append(suspicious and not degraded)
+        quality.append(degraded)
     return Judgement(
         samples,
         measured,

@@ -64,6 +64,4 @@ class Mahalanobis(CueDetector):
     name = "mahalanobis"
 
     def __init__(self) -> None:
-        distances = TapDistances()
-        super().__init__(distances)
-        self.distances = distances
+        super().__init__(TapDistances())

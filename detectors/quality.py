@@ -18,16 +18,15 @@ class Quality(Detector):
     Learnt from benign images alone: another modality, a photograph or heavy degradation is far at
     some depth, and a tap where the image looks typical must not excuse it.
 
-    Args:
-        distances: the distances of a ``Mahalanobis`` detector, when the guard has one: the fused
-            graph then computes them once.
+    The distances are its own, fitted on clean images. A ``Mahalanobis`` detector's are fitted on
+    shifted ones too: it must be blind to them, and this score must not.
     """
 
     name = "quality"
 
-    def __init__(self, distances: TapDistances | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.distances = distances or TapDistances()
+        self.distances = TapDistances()
 
     def fit(
         self,

@@ -64,7 +64,9 @@ class Decision:
 def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
     """Judge one image.
 
-    The adversarial route is asked first, since it is the graver one; a score that is not finite
+    The adversarial level decides how grave the verdict is, the quality score which route it takes:
+    an image that is far from all that the model was meant for looks suspicious for that reason, and
+    belongs to who looks after image quality, not to the security alarm. A score that is not finite
     is answered by ``policy.on_detector_failure``.
 
     Args:
@@ -73,10 +75,15 @@ def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
     """
     if not math.isfinite(p.fused):
         return _unjudged(policy, "the fused detector gave no finite score")
-    if levels.reject is not None and p.fused <= levels.reject:
-        return Decision(Verdict.REJECT, Route.ADVERSARIAL, "fused p-value at or below reject level")
-    if levels.flag is not None and p.fused <= levels.flag:
-        return Decision(Verdict.FLAG, Route.ADVERSARIAL, "fused p-value at or below flag level")
+    degraded = levels.quality is not None and p.quality <= levels.quality
+    for verdict, level in ((Verdict.REJECT, levels.reject), (Verdict.FLAG, levels.flag)):
+        if level is not None and p.fused <= level:
+            reason = f"fused p-value at or below {verdict} level"
+            if degraded:
+                return Decision(
+                    verdict, Route.QUALITY, f"{reason}, and the quality p-value at its own"
+                )
+            return Decision(verdict, Route.ADVERSARIAL, reason)
     if levels.quality is not None:
         if not math.isfinite(p.quality):
             return _unjudged(policy, "the quality detector gave no finite score")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.agreement import Agreement
+from detectors.agreement import DEVIATIONS, Agreement
 from detectors.features import Features, concatenate
 from detectors.statistics import tpr_at_fpr
 
@@ -65,16 +65,17 @@ def test_a_squeezed_view_that_is_surer_than_the_plain_one_is_suspicious() -> Non
 
 
 def test_a_few_benign_flips_do_not_bend_the_line() -> None:
-    benign, flips = views(600, 1, flipped=False), views(12, 4, flipped=True)
+    """Up to the 2 % that the spread leaves out."""
+    benign, flips = views(600, 1, flipped=False), views(6, 4, flipped=True)
     mixed = Features(
-        (torch.zeros(612, 1),),
+        (torch.zeros(606, 1),),
         torch.cat([benign.logits, flips.logits]),
         torch.cat([benign.squeezed_logits, flips.squeezed_logits]),
         torch.cat([benign.squeeze_change, flips.squeeze_change]),
     )
     detector = Agreement().fit(mixed, mixed.predicted, mixed)
     assert detector.expected[:, 1].numpy() == pytest.approx(0.8, abs=0.1)
-    assert (detector(flips) > 3).all()
+    assert (detector(flips) > DEVIATIONS).all()
 
 
 def test_a_guard_without_a_squeezed_view_is_told_so() -> None:

@@ -31,7 +31,10 @@ UNJUDGED = (Verdict.REJECT, Route.QUALITY)
         (0.0011, 0.5, LEVELS, CLOSED, FLAG, False),
         (0.001, 0.5, LEVELS, CLOSED, REJECT, False),
         (0.5, 0.005, LEVELS, CLOSED, DEGRADED, False),
-        (0.01, 0.0001, LEVELS, CLOSED, FLAG, False),  # the graver route is asked first
+        # what the quality score explains is no security alarm, and is held no less
+        (0.01, 0.005, LEVELS, CLOSED, DEGRADED, False),
+        (0.001, 0.005, LEVELS, CLOSED, (Verdict.REJECT, Route.QUALITY), False),
+        (0.01, 0.0051, LEVELS, CLOSED, FLAG, False),
         (0.0001, 0.5, NO_REJECT, CLOSED, FLAG, False),  # unattainable: the next verdict holds
         (0.0001, 0.0001, NO_LEVELS, CLOSED, ACCEPT, False),
         (NAN, 0.5, LEVELS, CLOSED, UNJUDGED, False),
