@@ -39,13 +39,14 @@ if TYPE_CHECKING:
 
 
 def create_app(
-    settings: Settings, load_engine: LoadEngine = onnx_engine, *, watch_records: bool = True
+    settings: Settings, load_engine: LoadEngine = onnx_engine, *, leads: bool = True
 ) -> FastAPI:
     """The application. Bundles are verified and loaded, and the database opened, here, before
     anything listens; engines warm up when it starts.
 
     Args:
-        watch_records: count cases and test for drift; one of several workers does.
+        leads: receive and judge DICOM, deliver, count cases, test for drift: what one of several
+            workers does for all.
 
     Raises:
         SettingsProblem, BundleProblem, EngineProblem, RecordsProblem: it must not start; each is
@@ -63,6 +64,8 @@ def create_app(
     reviews = Reviews(records.engine, metrics)
     for guard in guards.all:
         gateway_metrics.serves(guard)
+    if not leads:  # STOW-RS may reach any worker, and each puts what it gets into the spool
+        settings = settings.model_copy(update={"dicom_port": None})
     node = _pacs_node(settings, metrics)
     limits = Limits(file_bytes=settings.max_file_bytes, pixels=settings.max_pixels)
     history = open_history(settings, metrics)
@@ -70,7 +73,7 @@ def create_app(
     spans = open_spans(settings)
     watches = Watches(
         settings, guards, load_engine, records, reviews, gateway_metrics, limits, decoders,
-        records_too=watch_records,
+        records_too=leads,
     )  # fmt: skip
 
     @asynccontextmanager
@@ -120,7 +123,7 @@ def create_app(
         response=settings.query_response,
         spans=spans,
     )
-    outgoing = _pacs_outgoing(settings, node, gateway, metrics)
+    outgoing = _pacs_outgoing(settings, node, gateway, metrics) if leads else None
     app.include_router(endpoints.routes(gateway))
     app.include_router(batch.routes(gateway))
     app.include_router(inference.routes(gateway))
@@ -185,14 +188,16 @@ def _pacs_outgoing(
 @asynccontextmanager
 async def _pacs(node: Node | None, outgoing: Outgoing | None) -> AsyncIterator[None]:
     """The node while the application runs."""
-    if node is None or outgoing is None:
+    if node is None:
         yield
         return
-    await outgoing.start()
+    if outgoing is not None:
+        await outgoing.start()
     node.start()
     yield
     await asyncio.to_thread(node.stop_receiving)
-    await outgoing.close()
+    if outgoing is not None:
+        await outgoing.close()
     node.close()
 
 

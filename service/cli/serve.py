@@ -71,11 +71,6 @@ def _serve_together(settings: Settings) -> int:
 
     if settings.grpc_port == 0:
         raise SettingsProblem("setting grpc_port: workers share a port, so name one other than 0")
-    if settings.dicom_port is not None or settings.dicomweb:
-        raise SettingsProblem(
-            "settings dicom_port and dicomweb: one process receives DICOM; serve it with "
-            "workers = 1, beside the workers if need be, on the same database"
-        )
     with TemporaryDirectory(prefix="lazaret-metrics-") as folder:
         from service.metrics.shared import FOLDER, keep_values_as
 
@@ -92,7 +87,7 @@ def _serve_together(settings: Settings) -> int:
             def answer(place: int, started: Callable[[], object]) -> int:
                 try:
                     with told():
-                        app = create_app(own, watch_records=place == 1)
+                        app = create_app(own, leads=place == 1)
                         run(app, own, bind(host, port, shared=True), started)
                 except typer.Exit as refused:
                     return refused.exit_code

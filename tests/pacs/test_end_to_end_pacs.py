@@ -173,3 +173,33 @@ def test_orthanc_sends_its_images_by_our_script_and_gets_verdicts_back(
         time.sleep(2)  # nothing goes round
         assert orthanc.modalities() == ["DX", "KO", "OT", "PR", "SR"]
         assert outbox_states(tmp_path / "records.sqlite3") == {"delivered": 4}
+
+
+def test_beside_several_http_workers_one_receives_and_judges(tmp_path: Path) -> None:
+    files = copies(tmp_path / "files", ATTACKED, 6)
+    database = tmp_path / "records.sqlite3"
+    workers = {"LAZARET_WORKERS": "2", "LAZARET_DICOMWEB": "true"}
+    with served_node(tmp_path, {}, **workers) as node:
+        wait_for(lambda: httpx.get(f"{node.url}/readyz").status_code == 200)
+        send(node, *files[:3])
+        for file in files[3:]:  # a connection each: any worker may get it
+            body = (
+                b"--x\r\nContent-Type: application/dicom\r\n\r\n"
+                + file.read_bytes()
+                + b"\r\n--x--\r\n"
+            )
+            kind = 'multipart/related; type="application/dicom"; boundary=x'
+            stored = httpx.post(
+                f"{node.url}/dicomweb/studies", content=body, headers={"Content-Type": kind}
+            )
+            assert stored.status_code == 200, stored.text
+
+        def judged() -> bool:
+            with sqlite3.connect(database) as connection:
+                return connection.execute("SELECT count(*) FROM instances").fetchone() == (6,)
+
+        wait_for(judged, 120)
+        with sqlite3.connect(database) as connection:
+            assert connection.execute("SELECT count(*) FROM requests").fetchone() == (6,)
+        listening = [line for line in node.log.read_text().splitlines() if "for dicom" in line]
+        assert len(listening) == 1

@@ -31,6 +31,8 @@ from service.pacs.spool_entry import Entry
 from service.records import Records
 from service.settings import Settings, SettingsProblem
 from service.tables import cases, instances, outbox, requests
+from service.trace_context import TraceContext
+from service.tracing import Span
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "models" / "zoo" / "phantom"
@@ -297,6 +299,33 @@ def test_a_route_to_a_model_that_is_not_loaded_is_a_sentence(tiny: Site) -> None
     table = RouteTable.model_validate({"default": {"model": "elsewhere"}})
     with pytest.raises(SettingsProblem, match=r"route default needs .* tiny"):
         Screening(tiny.spool, tiny.gateway, table)
+
+
+class Kept:
+    """Spans, here."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def wanted(self, _: TraceContext) -> bool:
+        return True
+
+    def send(self, span: Span) -> None:
+        self.spans.append(span)
+
+    def close(self) -> None: ...
+
+
+def test_a_screened_instance_is_traced_to_its_record(tiny: Site) -> None:
+    kept = Kept()
+    tiny.gateway = replace(tiny.gateway, spans=kept)
+    put(tiny.spool, frames(100))
+    tiny.screen()
+    whole = next(span for span in kept.spans if span.name == "diagnosis")
+    assert dict(whole.attributes)["lazaret.interface"] == "dicom"
+    stages = [span.name for span in kept.spans if span.parent_id == whole.span_id]
+    assert set(stages) >= {"decode", "queue", "infer", "decide", "record"}
+    assert len({span.trace_id for span in kept.spans}) == 1
 
 
 def test_an_object_that_cannot_be_built_is_told_of(
