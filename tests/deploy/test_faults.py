@@ -9,11 +9,13 @@ provoked here (a full day of silence, GPUs, certificates, a PACS that refuses) f
 from __future__ import annotations
 
 import resource
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 from live import ORDINARY, SMOOTHED, Service, Traffic, quick_rules, service
 from servers.process import free_port
@@ -75,6 +77,15 @@ def largest_file(served: Service, size: int) -> None:
     """Let the service write no file beyond ``size``, as on a full disk, or lift that again."""
     assert served.process is not None
     resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def held_two_days_ago(served: Service) -> str:
+    """Make one of the cases that old; its id."""
+    with sqlite3.connect(served.folder / "records.sqlite3") as records:
+        (case,) = records.execute("SELECT case_id FROM cases WHERE state = 'open'").fetchone()
+        change = "UPDATE cases SET opened_at = datetime('now', '-2 days') WHERE case_id = ?"
+        records.execute(change, (case,))
+    return str(case)
 
 
 @pytest.mark.timeout(900)
@@ -143,6 +154,12 @@ def test_every_fault_raises_its_alert_and_the_alert_clears(tmp_path: Path) -> No
             pager.hears(alert)
             path.write_bytes(sealed)
             pager.is_quiet(WATCHDOG | DRIFT)
+
+        # a held image that nobody looks at for two days, until somebody does
+        case = held_two_days_ago(served)
+        pager.hears("LazaretReviewBacklog")
+        httpx.post(f"http://{served.address}/cases/{case}/release").raise_for_status()
+        pager.is_quiet(WATCHDOG | DRIFT)
 
         # a full disk, and Redis gone
         largest_file(served, 1)
