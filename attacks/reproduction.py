@@ -23,7 +23,7 @@ from attacks.registry import named
 from attacks.spec import AttackSpec
 from detectors.evaluation import Estimate
 from detectors.fit import tap_widths
-from detectors.guard_data import draw
+from detectors.guard_data import draw_evenly
 from detectors.judgement import share
 from detectors.reproduction.class_activation import ClassActivation, class_activation
 from detectors.reproduction.detection import Attempted, detection_null, detections
@@ -113,9 +113,9 @@ def examine(subject: Subject, plan: Plan, advance: Advance = lambda *_: None) ->
         confidence=plan.confidence,
     )
     null.require(name)
-    drawn = draw(test, plan.images, plan.seed)
-    judged = draw(_right(test, clean), plan.detection_images, plan.seed)
-    fitting = draw(_right(subject.reference, benign), plan.fit_images, plan.seed)
+    drawn = draw_evenly(test, plan.images, plan.seed)
+    judged = draw_evenly(_right(test, clean), plan.detection_images, plan.seed)
+    fitting = draw_evenly(_right(subject.reference, benign), plan.fit_images, plan.seed)
     at_one = detection_attacks()
 
     def swept(part: Samples, specs: Sequence[AttackSpec], what: str) -> tuple[Swept, ...]:
@@ -142,6 +142,7 @@ def examine(subject: Subject, plan: Plan, advance: Advance = lambda *_: None) ->
     return Modality(
         classifier=_classifier(subject, clean),
         attacked_images=len(drawn),
+        attacked_clean=performance(_measured(drawn, test, clean), drawn.labels, drawn.groups),
         attacks=tuple(_attack(s, drawn) for s in over),
         fit_images=len(known),
         detections=found,

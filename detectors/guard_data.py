@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 
-from detectors.samples import CLEAN, Samples
+from detectors.bank import subsample
+from detectors.samples import CLEAN, Samples, group_numbers
 from detectors.splits import assign
 from models.datasets import Dataset, Example, Loaded, group_digest
 from models.spec import ModelSpec
@@ -83,6 +85,15 @@ def draw(clean: Samples, images: int, seed: int) -> Samples:
     a larger draw contains a smaller one."""
     order = sorted(range(len(clean)), key=lambda i: (_place(seed, clean.groups[i]), clean.keys[i]))
     return clean.rows(np.array(sorted(order[:images]), dtype=np.intp))
+
+
+def draw_evenly(clean: Samples, images: int, seed: int) -> Samples:
+    """At most ``images`` of them, as many of each class as there are and of as many patients as
+    there are, so that a larger draw contains a smaller one: for small samples, which whole patients
+    would fill with one class."""
+    numbers = group_numbers(clean.groups)
+    chosen = subsample(torch.from_numpy(clean.labels), numbers, images, seed)
+    return clean.rows(chosen.numpy())
 
 
 def _place(seed: int, group: str) -> str:

@@ -115,6 +115,9 @@ class Modality:
 
     classifier: Classifier
     attacked_images: int
+    """As many of each class."""
+    attacked_clean: Performance
+    """Of the same images before the attacks."""
     attacks: tuple[Attack, ...]
     fit_images: int
     detections: tuple[Detection, ...]

@@ -73,8 +73,10 @@ def _in_short(m: Modality) -> str:
     return (
         f"{m.classifier.name}: diagnoses {percent(m.classifier.clean.accuracy)} of clean test "
         f"images right, and {plain_percent(worst.floats.accuracy.value)} under {worst.name} at "
-        f"{worst.epsilon:g}/255 (of {m.attacked_images} images). At 1/255 the released protocol's "
-        f"best detector reaches AUC {paper[0]:.3f} ({paper[1]}, {paper[2]}), the honest one's "
+        f"{worst.epsilon:g}/255 (of {m.attacked_images} images, as many of each class, of which "
+        f"{plain_percent(m.attacked_clean.accuracy.value)} when clean). At 1/255 the "
+        "released protocol's best detector reaches "
+        f"AUC {paper[0]:.3f} ({paper[1]}, {paper[2]}), the honest one's "
         f"{best[0]:.3f} ({best[1]}, {best[2]}). Where nobody attacks, the released protocol finds "
         f"up to {nothing[0]:.3f} ({nothing[1]}), and ours "
         f"{min(r.auc for r in m.null.honest):.3f} to {max(r.auc for r in m.null.honest):.3f}."
@@ -155,28 +157,23 @@ def _attacks(modalities: Sequence[Modality]) -> list[Section]:
     for m in modalities:
         name = m.classifier.name
         half = max((a.floats.accuracy.high - a.floats.accuracy.low) / 2 for a in m.attacks)
-        clean = m.classifier.clean
         sections.append(
             Section(
                 name,
                 (
                     Text(
-                        f"{m.attacked_images} test images; each accuracy is sure to "
-                        f"{100 * half:.0f} points or better. Clean, on the whole test split: "
-                        f"accuracy {number(clean.accuracy.value)}, AUC {number(clean.auc)}."
+                        f"{m.attacked_images} test images, as many of each class and of as many "
+                        "patients as there are; each accuracy is sure to "
+                        f"{100 * half:.0f} points or better. ε = 0 is the same images, clean."
                     ),
                     Picture(
                         f"attacks-{name}.png",
                         f"{name}: accuracy and score AUC under attack over epsilon, float pixels. "
-                        "Dotted grey: clean; dashed grey: always the commonest answer",
+                        "Dotted grey: the same images, clean",
                         figures.png(partial(figures.attack_curves, m)),
                     ),
-                    _grid_table(
-                        "Float pixels: accuracy / score AUC", m.attacks, lambda a: a.floats
-                    ),
-                    _grid_table(
-                        "As 8-bit files: accuracy / score AUC", m.attacks, lambda a: a.files
-                    ),
+                    _grid_table("Float pixels: accuracy / score AUC", m, lambda a: a.floats),
+                    _grid_table("As 8-bit files: accuracy / score AUC", m, lambda a: a.files),
                 ),
                 level=3,
             )
@@ -184,17 +181,16 @@ def _attacks(modalities: Sequence[Modality]) -> list[Section]:
     return sections
 
 
-def _grid_table(
-    caption: str, attacks: Sequence[Attack], of: Callable[[Attack], Performance | None]
-) -> Table:
+def _grid_table(caption: str, m: Modality, of: Callable[[Attack], Performance | None]) -> Table:
     """Epsilons down, attacks across."""
-    cells: dict[float, dict[str, str]] = {}
-    for attack in attacks:
+    names = list(dict.fromkeys(a.name for a in m.attacks))
+    before = f"{m.attacked_clean.accuracy.value:.3f} / {number(m.attacked_clean.auc)}"
+    cells: dict[float, dict[str, str]] = {0.0: dict.fromkeys(names, before)}
+    for attack in m.attacks:
         found = of(attack)
         if found is not None:
             shown = f"{found.accuracy.value:.3f} / {number(found.auc)}"
             cells.setdefault(attack.epsilon, {})[attack.name] = shown
-    names = list(dict.fromkeys(a.name for a in attacks))
     return Table(
         caption,
         ("ε /255", *names),
@@ -260,11 +256,11 @@ def _why_easy(modalities: Sequence[Modality]) -> Section:
         (
             Text(
                 "Saliency is the sum over channels of the absolute gradient of the cross-entropy, "
-                "in the paper's pixel units and on its fixed scale. The paper's point is that high "
-                "gradients cover more than the lesion. The landscape is the cross-entropy around "
-                "an image along the sign gradient of the model and that of a second one, trained "
-                "independently on other patients. The comparison with natural images is left out: "
-                "none are at hand."
+                "in the paper's pixel units; its maps are drawn up to 0.2, these each up to the "
+                "number above it. The paper's point is that high gradients cover more than the "
+                "lesion. The landscape is the cross-entropy around an image along the sign "
+                "gradient of the model and that of a second one, trained independently on other "
+                "patients. The comparison with natural images is left out: none are at hand."
             ),
             Picture(
                 "saliency.png",

@@ -131,7 +131,12 @@ def reproduce(
         from attacks.paper_grid import GRID, QUICK
         from attacks.part_store import default_folder
         from attacks.reproduction import Plan, Subject, count_classes, examine
-        from detectors.guard_data import clean_samples, draw, guard_examples, test_examples
+        from detectors.guard_data import (
+            clean_samples,
+            draw_evenly,
+            guard_examples,
+            test_examples,
+        )
         from detectors.reproduction.findings import ClassCount, Modality, Reproduction
         from detectors.reproduction.page import write_page
         from models.datasets import read_dataset
@@ -206,7 +211,7 @@ def reproduce(
                     counts += count_classes(
                         [*ladder, loaded],
                         name,
-                        draw(test, plan.images, seed),
+                        draw_evenly(test, plan.images, seed),
                         dataset.classes,
                         plan,
                         counted(progress),
