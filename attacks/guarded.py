@@ -17,12 +17,24 @@ from attacks.bpda import SmoothedModule
 from attacks.objective import Model, reached
 from detectors.bundle import Bundle, CellLevels
 from detectors.calibrate import Calibration, Cell, Scores
+from detectors.draws import draw
+from detectors.second_stage import INPUTS, SECOND_GRAPH, SecondStage
+from detectors.second_stage_fit import as_agreement, as_features
 from models.head import class_logits
 from models.onnx_to_torch import OnnxModule, convert
 
 FUSED, QUALITY = "fused", "quality"
 FIXTURE = "fixture.safetensors"
-_FEATURES = ("taps", "class_logits", "squeezed_logits", "squeeze_change")
+SECOND_SEED = 1_000_007
+"""Of the attacker's own draws: nothing to do with a deployment's."""
+_FEATURES = (
+    "taps",
+    "class_logits",
+    "squeezed_logits",
+    "squeeze_change",
+    "witness_logits",
+    "residual",
+)
 _READ = ("class_logits", "probabilities", "squeezed_logits", "scores", "fused", "quality", "taps")
 
 
@@ -54,11 +66,12 @@ class GuardedModel(nn.Module):
     """Pixels ``float[N, H, W, C]`` in grey levels to class logits, and with ``readings`` to all
     that the served graph says of them. Frozen; differentiable in the pixels.
 
-    Readings are the graph's own. Their gradients are too, but for the steps of the detectors that
-    have none, where ``attacks.bpda`` puts a slope. Neighbour detectors need no surrogate here: the
-    distances to the nearest 20 of 100 images, or to a whole bank under a Gaussian, have useful
-    gradients of their own, unlike the vote that soft nearest neighbours were made for (Sitawarin
-    and Wagner 2019, arXiv 1903.08333).
+    Readings are the served engine's own; where there is a second stage, by views of the attacker's
+    own drawing, so no two are alike. Their gradients are too, but for the steps of the detectors
+    that have none, where ``attacks.bpda`` puts a slope. Neighbour detectors need no surrogate
+    here: the distances to the nearest 20 of 100 images, or to a whole bank under a Gaussian, have
+    useful gradients of their own, unlike the vote that soft nearest neighbours were made for
+    (Sitawarin and Wagner 2019, arXiv 1903.08333).
     """
 
     threshold: Tensor
@@ -82,6 +95,7 @@ class GuardedModel(nn.Module):
         self.graph = SmoothedModule(graph, _FEATURES)
         self.plain: OnnxModule = convert(_unguarded(graph))
         thresholds, spreads = _thresholds(bundle.calibration, manifest.levels)
+        self.second = _Second.of(bundle)
         self.register_buffer("threshold", thresholds)
         self.register_buffer("spread", spreads)
         self.eval().requires_grad_(False)
@@ -94,7 +108,10 @@ class GuardedModel(nn.Module):
 
     def measure(self, pixels: Tensor) -> Tensor:
         """A reading as one tensor, ``float32[N, ...]``: what an ``Access`` can count."""
-        outputs = self.graph.outputs((pixels,), _READ)
+        outputs = list(self.graph.outputs((pixels,), _READ))
+        if self.second is not None:
+            place = _READ.index("fused")
+            outputs[place] = self.second(pixels, outputs[0], outputs[place])
         columns = [value if value.ndim == 2 else value[:, None] for value in outputs]
         return torch.cat(columns, dim=1)
 
@@ -154,6 +171,48 @@ class GuardedModel(nn.Module):
         """Images of the kind that the guard is for, ``float32[M, H, W, C]``."""
         images = load(self.bundle.read(FIXTURE))["images"]
         return torch.from_numpy(images).float()
+
+
+class _Second(nn.Module):
+    """The second stage as one meets it who does not know the deployment's key: its views are drawn
+    anew at every look, so that gradients are of random views (expectation over transformations,
+    Athalye et al. 2018, arXiv 1707.07397) and acceptance by it is one draw's.
+
+    ``fused`` of a picked image has the value of ``detectors.staged_engine`` and two gradients, its
+    own and the first stage's: there are two ways out, to look innocent and not to be looked at.
+    """
+
+    def __init__(self, stage: SecondStage, graph: OnnxModule) -> None:
+        super().__init__()
+        self.entry = stage.entry
+        self.graph = graph
+        self.agreement = as_agreement(stage)
+        self._rng = np.random.default_rng(SECOND_SEED)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> _Second | None:
+        """None for a bundle without one."""
+        stage = SecondStage.of(bundle)
+        if stage is None:
+            return None
+        return cls(stage, convert(onnx.load_from_string(bundle.read(SECOND_GRAPH))))
+
+    def forward(self, pixels: Tensor, plain: Tensor, first: Tensor) -> Tensor:
+        """``float32[N]``: fused scores of both stages, from the first's."""
+        picked = (first.detach() >= self.entry.threshold).nonzero()[:, 0]
+        if len(picked) == 0:
+            return first
+        n, views = len(picked), self.entry.views
+        draws = [draw(self._rng, views, self.entry.channels, self.entry.size) for _ in range(n)]
+        parameters = (
+            torch.from_numpy(np.stack([getattr(one, name) for one in draws])).to(first)
+            for name in INPUTS[1:]
+        )
+        logits, change = self.graph(pixels[picked], *parameters)
+        features = as_features(plain[picked].repeat_interleave(views, dim=0), logits, change)
+        score = self.agreement.deviation(features).view(n, views).mean(dim=1).abs()
+        avoided = first[picked] - first[picked].detach()
+        return first.index_copy(0, picked, self.entry.threshold + score + avoided)
 
 
 def load_guarded(directory: Path) -> GuardedModel:

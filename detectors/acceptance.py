@@ -11,6 +11,7 @@ import torch
 from detectors.calibrate import Calibration
 from detectors.fixture import compare
 from detectors.guard import Guard
+from detectors.side_networks import SideNetworks
 from detectors.squeeze import median3, root_mean_square
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Engine, Readings
@@ -39,7 +40,11 @@ def fixture_images(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
 
 
 def accept(
-    model: DiagnosticModel | OnnxModel, guard: Guard, engine: Engine, calibration: Calibration
+    model: DiagnosticModel | OnnxModel,
+    guard: Guard,
+    beside: SideNetworks,
+    engine: Engine,
+    calibration: Calibration,
 ) -> dict[str, npt.NDArray[Any]]:
     """Check that torch, where the model has a torch form, reads the fixture as ``engine`` does, and
     return the fixture's file content. Raises ``AcceptanceProblem``."""
@@ -47,12 +52,12 @@ def accept(
     readings = engine.run(images)
     differentiable = model if isinstance(model, DiagnosticModel) else model.differentiable
     if differentiable is not None:
-        compare(read_with_torch(differentiable, guard, images), readings, calibration)
+        compare(read_with_torch(differentiable, guard, beside, images), readings, calibration)
     return {"images": images, **{name: getattr(readings, name) for name in READING}}
 
 
 def read_with_torch(
-    model: DiagnosticModel, guard: Guard, images: npt.NDArray[np.uint8]
+    model: DiagnosticModel, guard: Guard, beside: SideNetworks, images: npt.NDArray[np.uint8]
 ) -> Readings:
     """The fused graph's reading, computed by the torch modules it was exported from."""
     with torch.no_grad():
@@ -64,6 +69,6 @@ def read_with_torch(
             view = median3(x)
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
-        scores, fused, quality = guard(torch.cat(taps, dim=1), own, squeezed, change)
+        scores, fused, quality = guard(torch.cat(taps, dim=1), own, squeezed, change, *beside(x))
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))

@@ -71,10 +71,15 @@ class Agreement(Detector):
         return self
 
     def forward(self, features: Features) -> Tensor:
+        return self.deviation(features).abs()
+
+    def deviation(self, features: Features) -> Tensor:
+        """``float32[N]``: the score with its sign, positive where the squeezed view supports the
+        class less than it should."""
         known, squeezed, predicted = self._margins(features)
         expected = (self.expected.index_select(0, predicted) * known).sum(dim=1)
         spread = (self.spread.index_select(0, predicted) * known).sum(dim=1)
-        return (expected - squeezed).abs() / spread
+        return (expected - squeezed) / spread
 
     def _margins(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
         """``float32[N, 4]``: one, the predicted class's margin and how far squeezing moved the

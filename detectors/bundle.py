@@ -122,6 +122,22 @@ class DetectorEntry(BaseModel):
     parameters: dict[str, Any] = {}
 
 
+class SecondStageEntry(BaseModel):
+    """The second stage, if there is one (``detectors.second_stage``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    views: Annotated[int, Field(ge=1)]
+    """Of an image."""
+    share: Alpha
+    """Of clean images that it was fitted to look at."""
+    threshold: float
+    """First-stage score from which an image is looked at again."""
+    channels: int
+    size: tuple[int, int]
+    """Of the network's input."""
+
+
 class Manifest(BaseModel):
     """``manifest.json``."""
 
@@ -139,6 +155,7 @@ class Manifest(BaseModel):
     source_levels: dict[str, OwnLevels] = {}
     """The same for sources with calibration images enough of their own: clients and PACS peers by
     the name they have at serving. None: the class's levels."""
+    second_stage: SecondStageEntry | None = None
     provenance: dict[str, Any] = {}
     """How it was fitted: data, splits, attacks, seeds, versions."""
     files: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]

@@ -9,6 +9,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from detectors.side_networks import SideNetworks
 from detectors.squeeze import median3, root_mean_square
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
@@ -25,24 +26,30 @@ OUTPUTS = (
     "class_logits",
     "squeezed_logits",
     "squeeze_change",
+    "witness_logits",
+    "residual",
 )
+_BEFORE = OUTPUTS[5:]
+"""Made from the network's input, beside the network."""
 
 
 class _Views(nn.Module):
-    """Pixels to the network's input, followed by its squeezed view in one doubled batch, and how
-    far squeezing moved the pixels."""
+    """Pixels to the network's input, followed by its squeezed view in one doubled batch; how far
+    squeezing moved the pixels; and what the networks beside say of the input."""
 
-    def __init__(self, preprocess: Preprocess, squeezed: bool) -> None:
+    def __init__(self, preprocess: Preprocess, squeezed: bool, beside: SideNetworks) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.squeezed = squeezed
+        self.beside = beside
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = self.preprocess(image)
+        seen = self.beside(x)
         if not self.squeezed:
-            return x, torch.zeros_like(x[:, 0, 0, 0])
+            return x, torch.zeros_like(x[:, 0, 0, 0]), *seen
         view = median3(x)
-        return torch.cat([x, view]), root_mean_square(view - x)
+        return torch.cat([x, view]), root_mean_square(view - x), *seen
 
 
 class _Outputs(nn.Module):
@@ -62,50 +69,54 @@ class _Outputs(nn.Module):
 
 
 class _FeatureGraph(nn.Module):
-    def __init__(self, model: DiagnosticModel, squeezed: bool) -> None:
+    def __init__(self, model: DiagnosticModel, squeezed: bool, beside: SideNetworks) -> None:
         super().__init__()
         self.model = model
-        self.views = _Views(model.preprocess, squeezed)
+        self.views = _Views(model.preprocess, squeezed, beside)
         self.outputs = _Outputs(model.spec.head, squeezed)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        views, change = self.views(image)
+        views, *before = self.views(image)
         raw, taps = self.model.activations(views)
-        return (*self.outputs(raw, torch.cat(taps, dim=1)), change)
+        return (*self.outputs(raw, torch.cat(taps, dim=1)), *before)
 
 
-def feature_graph(model: DiagnosticModel | OnnxModel, squeezed: bool) -> onnx.ModelProto:
+def feature_graph(
+    model: DiagnosticModel | OnnxModel, squeezed: bool, beside: SideNetworks | None = None
+) -> onnx.ModelProto:
     """``image ->`` the ``OUTPUTS``, each ``[N, ...]``.
 
     With ``squeezed`` the network runs on ``2 N`` images, the second half through the 3 x 3 median;
-    without, ``squeezed_logits`` is ``[N, 0]``.
+    without, ``squeezed_logits`` is ``[N, 0]``. So are ``witness_logits`` and ``residual`` where
+    there is no such network ``beside``.
     """
+    beside = SideNetworks() if beside is None else beside
     if isinstance(model, DiagnosticModel):
         return onnx.load_from_string(
             export_onnx(
-                _FeatureGraph(model, squeezed),
+                _FeatureGraph(model, squeezed, beside),
                 {"image": example_pixels()},
                 OUTPUTS,
                 {"image": IMAGE_AXES},
             )
         )
-    return _composed(model, squeezed)
+    return _composed(model, squeezed, beside)
 
 
-def _composed(model: OnnxModel, squeezed: bool) -> onnx.ModelProto:
+def _composed(model: OnnxModel, squeezed: bool, beside: SideNetworks) -> onnx.ModelProto:
     """An ONNX-only model keeps its own nodes; only what stands before and after is ours."""
     spec = model.spec
     views = export_onnx(
-        _Views(Preprocess(spec.preprocessing), squeezed),
+        _Views(Preprocess(spec.preprocessing), squeezed, beside),
         {"image": example_pixels()},
-        ("x", "squeeze_change"),
+        ("x", *_BEFORE),
         {"image": IMAGE_AXES},
     )
     examples = {
         "raw": torch.randn(4, spec.logits),
         "joined": torch.randn(4, sum(model.tap_widths)),
     }
-    own = OUTPUTS[:-1]
+    own = OUTPUTS[: -len(_BEFORE)]
     after = export_onnx(
         _Outputs(spec.head, squeezed), examples, own, {name: (0,) for name in examples}
     )
@@ -125,7 +136,10 @@ def _composed(model: OnnxModel, squeezed: bool) -> onnx.ModelProto:
             "outputs/raw": f"network/{logits}",
             "outputs/joined": "join/taps",
         },
-        {**{name: f"outputs/{name}" for name in own}, "squeeze_change": "views/squeeze_change"},
+        {
+            **{name: f"outputs/{name}" for name in own},
+            **{name: f"views/{name}" for name in _BEFORE},
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""What a detector sees of an image: the diagnostic model's own activations."""
+"""What a detector sees of an image: the diagnostic model's activations and what reads it beside."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Features(NamedTuple):
     squeeze_change: Tensor
     """``float32[N]``: root mean square of what squeezing changed, in units of the network's input;
     0 without a squeezed view."""
+    witness_logits: Tensor
+    """``float32[N, K]``: the student's (``detectors.student``); ``[N, 0]`` without one."""
+    residual: Tensor
+    """``float32[N, 1]``: the residual network's logit; ``[N, 0]`` without one."""
 
     @property
     def predicted(self) -> Tensor:
@@ -34,6 +38,8 @@ class Features(NamedTuple):
             self.logits[index],
             self.squeezed_logits[index],
             self.squeeze_change[index],
+            self.witness_logits[index],
+            self.residual[index],
         )
 
 
@@ -44,4 +50,6 @@ def concatenate(parts: list[Features]) -> Features:
         torch.cat([part.logits for part in parts]),
         torch.cat([part.squeezed_logits for part in parts]),
         torch.cat([part.squeeze_change for part in parts]),
+        torch.cat([part.witness_logits for part in parts]),
+        torch.cat([part.residual for part in parts]),
     )

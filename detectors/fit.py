@@ -40,10 +40,16 @@ from detectors.fixture import FIXTURE
 from detectors.guard import DEFAULT, DETECTORS, Guard, fuse
 from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.samples import Samples, measure, run_graph
+from detectors.second_graph import second_graph
+from detectors.second_stage import SECOND, SECOND_GRAPH
+from detectors.second_stage_fit import fit_second_stage
+from detectors.side_networks import teach
+from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Readings
 from models.load import OnnxModel
 from models.onnx_engine import OnnxEngine
+from models.preprocess import Preprocess
 
 FITTED_ON = "fitted_on.safetensors"
 CARD = "card.md"
@@ -108,6 +114,10 @@ def fit(
     alphas: Alphas | None = None,
     provenance: dict[str, Any] | None = None,
     canaries: int = 2,
+    unlabelled: Sequence[Samples] = (),
+    seed: int = 0,
+    views: int = 0,
+    share: float = 0.1,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Bundle:
     """Fit a guard for ``model`` and write its bundle into ``out``, which must not exist.
@@ -115,6 +125,11 @@ def fit(
     Args:
         canaries: clean and adversarial images each, of the fusion split, that the bundle keeps for
             ``lazaret serve`` to send; 0 keeps a bundle free of images.
+        unlabelled: further images, of the model's training, say, from whose answers the witness's
+            student learns too. No detector, fusion or calibration sees them.
+        seed: of the training of the networks beside the model and of the second stage's views.
+        views: random views that a second stage takes of an image; 0: no second stage.
+        share: of clean images, about, that the second stage looks at.
 
     The bundle is written beside ``out`` and renamed into place when its own acceptance has passed:
     torch and ONNX Runtime agree on a fixture. Raises ``FitProblem`` and ``AcceptanceProblem``.
@@ -124,27 +139,49 @@ def fit(
     squeezed = "agreement" in names
     features = feature_graph(model, squeezed)
     engine = OnnxEngine(features.SerializeToString())
-    splits = []
-    for split in (reference, fusion):
-        benign = [(samples, measure(engine, samples, progress)) for samples in split.benign]
-        attacked = [(samples, measure(engine, samples, progress)) for samples in split.attacked]
-        splits.append(MeasuredSplit.build(benign, attacked))
+    measured = [
+        [
+            [(samples, measure(engine, samples, progress)) for samples in part]
+            for part in (split.benign, split.attacked)
+        ]
+        for split in (reference, fusion)
+    ]
+    seen = [(samples, measure(engine, samples, progress)) for samples in unlabelled]
+    beside = teach(names, spec, [*measured[0][0], *seen], reference.attacked, seed)
+    if beside.present:
+        preprocess = Preprocess(spec.preprocessing)
+        measured = [
+            [[(s, beside.complete(preprocess, s, m)) for s, m in part] for part in split]
+            for split in measured
+        ]
+        features = feature_graph(model, squeezed, beside)
+    splits = [MeasuredSplit.build(benign, attacked) for benign, attacked in measured]
     widths = tap_widths(model)
     guard = fit_guard(splits[0], splits[1], widths, len(spec.classes), names)
     graph = fuse(features, guard).SerializeToString()
-    fused = OnnxEngine(graph)
+    first = fused = OnnxEngine(graph)
+    second: dict[str, bytes] = {}
+    stage = None
+    if views:
+        looking = second_graph(model).SerializeToString()
+        stage = fit_second_stage(
+            model.spec, first, looking, fusion.benign, views, share, seed, progress
+        )
+        second = {SECOND_GRAPH: looking, SECOND: stage.as_bytes()}
+        fused = StagedEngine(graph, looking, stage, EVALUATION_KEY)
     readings = Readings(*run_graph(fused, calibration.images, READING, progress))
     cells = Calibration.learn(
         readings, len(spec.classes), calibration.sources, images_needed(alphas.flag)
     )
     levels = tuple(levels_for(cell, alphas) for cell in cells.cells)
-    fixture = accept(model, guard, fused, cells)
+    fixture = accept(model, guard, beside, first, cells)
     sent = choose(fusion.benign[0], fusion.attacked, canaries, fused, cells, levels)
     files = {
         GRAPH: graph,
         CALIBRATION: save(calibration_arrays(cells)),
         FIXTURE: save(fixture),
         FITTED_ON: save({**splits[0].arrays("reference"), **splits[1].arrays("fusion")}),
+        **second,
     }
     if sent:
         files[CANARIES] = as_bytes(sent)
@@ -155,6 +192,7 @@ def fit(
         alphas=alphas,
         levels=levels,
         source_levels=source_levels_for(cells, alphas),
+        second_stage=None if stage is None else stage.entry,
         provenance=provenance or {},
         files={name: sha256(data) for name, data in files.items()},
     )

@@ -22,11 +22,20 @@ from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
 from detectors.recovery import LayerRecovery
 from detectors.relative import RelativeMahalanobis
+from detectors.residual import Residual
 from detectors.tle import TightLid
+from detectors.witness import Witness
 from models.export import export_onnx
 from models.onnx_graph import compose
 
-INPUTS = ("taps", "class_logits", "squeezed_logits", "squeeze_change")
+INPUTS = (
+    "taps",
+    "class_logits",
+    "squeezed_logits",
+    "squeeze_change",
+    "witness_logits",
+    "residual",
+)
 OUTPUTS = ("scores", "fused", "quality")
 
 DETECTORS: dict[str, type[Detector]] = {
@@ -34,6 +43,7 @@ DETECTORS: dict[str, type[Detector]] = {
     for detector in (
         KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement,
         NeighbourLabels, LayerRecovery, LeastSignificant, RelativeMahalanobis,
+        Witness, Residual,
     )
 }  # fmt: skip
 DEFAULT = ("kd", "lid", "mahalanobis", "dfeat", "qfeat", "agreement")
@@ -48,8 +58,8 @@ class Guard(nn.Module):
     """Fitted detectors as one module: features to scores, fused score and quality score.
 
     ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
-    ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]`` and returns ``scores [N, D]``,
-    ``fused [N]``, ``quality [N]``.
+    ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]``, ``witness_logits [N, K or 0]``,
+    ``residual [N, 1 or 0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
     """
 
     def __init__(self, detectors: Sequence[Detector], widths: Sequence[int], classes: int) -> None:
@@ -75,10 +85,21 @@ class Guard(nn.Module):
         return torch.stack([detector(features) for detector in self.detectors], dim=1)
 
     def forward(
-        self, taps: Tensor, class_logits: Tensor, squeezed_logits: Tensor, squeeze_change: Tensor
+        self,
+        taps: Tensor,
+        class_logits: Tensor,
+        squeezed_logits: Tensor,
+        squeeze_change: Tensor,
+        witness_logits: Tensor,
+        residual: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         features = Features(
-            split_taps(taps, self.widths), class_logits, squeezed_logits, squeeze_change
+            split_taps(taps, self.widths),
+            class_logits,
+            squeezed_logits,
+            squeeze_change,
+            witness_logits,
+            residual,
         )
         scores = self.scores(features)
         return scores, self.fusion(scores), self.quality(features)
@@ -92,6 +113,8 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "class_logits": torch.randn(3, guard.classes),
         "squeezed_logits": torch.randn(3, guard.classes if guard.squeezes else 0),
         "squeeze_change": torch.rand(3),
+        "witness_logits": torch.randn(3, guard.classes if Witness.name in guard.names else 0),
+        "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
     }
     tail = onnx.load_from_string(
         export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})

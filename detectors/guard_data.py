@@ -47,6 +47,19 @@ def fitting_examples(dataset: Dataset, spec: ModelSpec, seed: int) -> tuple[Exam
     return tuple(e for e, place in zip(examples, places, strict=True) if place in FITTING)
 
 
+def training_examples(dataset: Dataset, spec: ModelSpec, most: int, seed: int) -> list[Example]:
+    """At most ``most`` of the model's own training images, drawn by file. Whoever learns what the
+    model answers (a student) may see them; no detector may, to which they look too typical."""
+    trained = set(spec.trained_on)
+    own = [
+        example
+        for example in dataset.examples
+        if example.split != "test"
+        and (group_digest(example.group) in trained if trained else example.split == "train")
+    ]
+    return sorted(own, key=lambda example: _place(seed, example.key))[:most]
+
+
 def test_examples(dataset: Dataset, seed: int) -> tuple[Example, ...]:
     """The declared ``test`` split or, where no split is declared, a share of the patients."""
     if any(example.split for example in dataset.examples):

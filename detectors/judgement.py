@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detectors.bundle import Bundle, levels_of
 from detectors.evaluation import Estimate, Knowledge
-from detectors.samples import FIELDS, Measured, Samples, run_graph
+from detectors.samples import ADDED, FIELDS, Measured, Samples, measured_of, run_graph
 from detectors.statistics import bootstrap_over_groups, proportion_interval
 from models.engine import READING, Readings
 from models.onnx_engine import OnnxEngine
@@ -60,9 +60,10 @@ def judge(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Judgement:
     """Read samples with the fused graph and apply the bundle's levels."""
-    outputs = run_graph(engine, samples.images, (*READING, *FIELDS[1:]), progress)
+    fields = [name for name in FIELDS[1:] if name not in ADDED or name in engine.output_names]
+    outputs = run_graph(engine, samples.images, (*READING, *fields), progress)
     readings = Readings(*outputs[: len(READING)])
-    measured = Measured(readings.probabilities, *outputs[len(READING) :])
+    measured = measured_of((FIELDS[0], *fields), (readings.probabilities, *outputs[len(READING) :]))
     adversarial, quality, fused = [], [], []
     manifest = bundle.manifest
     for p in bundle.calibration.p_values(readings, samples.sources):

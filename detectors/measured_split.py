@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from detectors.features import Features
-from detectors.samples import FIELDS, Classes, Measured, Samples, group_numbers, joined
+from detectors.samples import (
+    FIELDS,
+    Classes,
+    Measured,
+    Samples,
+    group_numbers,
+    joined,
+    measured_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +119,9 @@ class MeasuredSplit:
         """The inverse of ``arrays``, with features in half precision and groups as numbers."""
 
         def measured(kind: str) -> Measured:
-            return Measured(
-                *(arrays[f"{prefix}.{kind}.{field}"].astype(np.float32) for field in FIELDS)
+            names = [field for field in FIELDS if f"{prefix}.{kind}.{field}" in arrays]
+            return measured_of(
+                names, [arrays[f"{prefix}.{kind}.{field}"].astype(np.float32) for field in names]
             )
 
         benign = measured("benign")

@@ -74,6 +74,8 @@ class Measured:
     class_logits: Floats
     squeezed_logits: Floats
     squeeze_change: Floats
+    witness_logits: Floats
+    residual: Floats
 
     @property
     def predicted(self) -> Classes:
@@ -89,6 +91,8 @@ class Measured:
             torch.from_numpy(self.class_logits),
             torch.from_numpy(self.squeezed_logits),
             torch.from_numpy(self.squeeze_change),
+            torch.from_numpy(self.witness_logits),
+            torch.from_numpy(self.residual),
         )
 
     def rows(self, index: npt.NDArray[np.intp] | Flags) -> Measured:
@@ -99,10 +103,22 @@ class Measured:
             self.class_logits[index],
             self.squeezed_logits[index],
             self.squeeze_change[index],
+            self.witness_logits[index],
+            self.residual[index],
         )
 
 
-FIELDS = ("probabilities", "taps", "class_logits", "squeezed_logits", "squeeze_change")
+FIELDS = (
+    "probabilities",
+    "taps",
+    "class_logits",
+    "squeezed_logits",
+    "squeeze_change",
+    "witness_logits",
+    "residual",
+)
+ADDED = FIELDS[5:]
+"""Outputs that graphs fitted before there were student and residual network lack: empty there."""
 
 
 def run_graph(
@@ -134,7 +150,15 @@ def measure(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Measured:
     """Run the feature graph (or a fused one, which has its outputs too) over ``samples``."""
-    return Measured(*run_graph(engine, samples.images, FIELDS, progress))
+    names = [name for name in FIELDS if name not in ADDED or name in engine.output_names]
+    return measured_of(names, run_graph(engine, samples.images, names, progress))
+
+
+def measured_of(names: Sequence[str], values: Sequence[Floats]) -> Measured:
+    """From outputs by name; one of ``ADDED`` that is missing is empty."""
+    found = dict(zip(names, values, strict=True))
+    nothing = np.zeros((len(found["taps"]), 0), np.float32)
+    return Measured(*(found.get(name, nothing) for name in FIELDS))
 
 
 def joined(parts: Sequence[Measured]) -> Measured:

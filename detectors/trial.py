@@ -15,6 +15,7 @@ from detectors.guard import DETECTORS
 from detectors.judgement import HEADLINE_FPR, Judgement, Vector, judge, share, threshold
 from detectors.null_test import NullResult, null_test, refitted_null_test
 from detectors.samples import Samples, group_numbers
+from detectors.staged_engine import open_engine
 from models.datasets import Example, group_digest
 from models.onnx_engine import OnnxEngine
 
@@ -47,7 +48,7 @@ class Trial:
 
         Raises ``EvaluationProblem`` when they are too few for one.
         """
-        engine = OnnxEngine(bundle.graph)
+        engine = open_engine(bundle)
         names = detector_names(bundle)
         started = perf_counter()
         judged = judge(bundle, engine, clean, progress)

@@ -33,6 +33,8 @@ class Readings:
     """``[N]``, the score that the adversarial route judges."""
     quality: Floats
     """``[N]``, the score that the quality route judges (out of distribution or degraded)."""
+    second: Floats | None = None
+    """``[N]``, the second stage's score, NaN where it did not run; None where there is none."""
 
     def __len__(self) -> int:
         return len(self.logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +120,25 @@ class OnnxEngine:
         """Run one gray and one colour image, so that memory is allocated and kernels chosen."""
         for channels in (1, 3):
             self.run(np.zeros((1, _WARM_UP_SIDE, _WARM_UP_SIDE, channels), np.uint8))
+
+
+class OnnxGraph:
+    """A graph of any inputs and outputs on the same runtime, thread-safe."""
+
+    def __init__(
+        self, graph: bytes, *, provider: Provider = "cpu", threads: int | None = None
+    ) -> None:
+        """Raises ``EngineProblem`` as ``OnnxEngine`` does."""
+        self._session = _open(graph, provider, threads)
+
+    def run(
+        self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str]
+    ) -> tuple[Floats, ...]:
+        """The named outputs, in that order. Raises ``EngineProblem``."""
+        try:
+            return tuple(self._session.run(list(names), dict(feeds)))
+        except Exception as error:  # the runtime's errors have no common base
+            raise EngineProblem(f"the graph failed: {_first_line(error)}") from error
 
 
 class _Bound:

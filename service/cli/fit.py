@@ -17,7 +17,11 @@ def fit(
     weights: Annotated[Path | None, typer.Option(help="safetensors of a factory.")] = None,
     spec: Annotated[Path | None, typer.Option(help="model.json, if not beside the model.")] = None,
     detectors: Annotated[
-        str, typer.Option(help="By comma; tle too. Agreement costs a second forward pass.")
+        str,
+        typer.Option(
+            help="By comma; also tle, witness, residual. Agreement costs a second forward pass, "
+            "witness and residual a few per cent of one."
+        ),
     ] = "kd,lid,mahalanobis,dfeat,qfeat,agreement",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
     reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
@@ -30,6 +34,14 @@ def fit(
     attack_images: Annotated[
         int, typer.Option(help="Images attacked in each of the two fitting splits.")
     ] = 160,
+    witness_images: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Most of the model's own training images in the data that the witness's student "
+            "learns from too.",
+        ),
+    ] = 600,
     canaries: Annotated[
         int, typer.Option(min=0, max=16, help="Clean and attacked images each that it keeps.")
     ] = 2,
@@ -62,8 +74,9 @@ def fit(
         from detectors.fit import FitProblem
         from detectors.fit import fit as fit_bundle
         from detectors.guard import DETECTORS
-        from detectors.guard_data import clean_samples, guard_examples
+        from detectors.guard_data import clean_samples, guard_examples, training_examples
         from detectors.shortfalls import shortfalls
+        from detectors.witness import Witness
         from models.datasets import read_dataset
         from models.load import load_model, model_digest, victim_of
 
@@ -103,7 +116,15 @@ def fit(
                 progress=counted(progress),
                 store=PartStore(default_folder()),
             )
-            task = progress.add_task("measuring", total=len(material))
+            trained = (
+                training_examples(dataset, loaded_model.spec, witness_images, seed)
+                if Witness.name in names
+                else ()
+            )
+            unlabelled = (
+                [clean_samples(load(progress, trained, loaded_model.spec))] if trained else []
+            )
+            task = progress.add_task("measuring", total=len(material) + len(trained))
             bundle = fit_bundle(
                 loaded_model,
                 material.reference,
@@ -118,6 +139,8 @@ def fit(
                     **material.provenance,
                 },
                 canaries=canaries,
+                unlabelled=unlabelled,
+                seed=seed,
                 progress=lambda images: progress.advance(task, images),
             )
         for sentence in shortfalls(bundle.manifest):

@@ -287,7 +287,10 @@ def small_guard(out: Path, head: Head, names: tuple[str, ...]) -> tuple[GuardedM
 
 @pytest.mark.parametrize(
     ("head", "names"),
-    [(Head.SIGMOID, ("kd", "dfeat", "qfeat")), (Head.MULTILABEL, ("lid", "agreement"))],
+    [
+        (Head.SIGMOID, ("kd", "dfeat", "qfeat", "witness", "residual")),
+        (Head.MULTILABEL, ("lid", "agreement")),
+    ],
 )
 def test_other_heads_and_a_guard_without_a_squeezed_view(tmp_path, head, names):
     guard, images = small_guard(tmp_path / "bundle", head, names)

@@ -23,7 +23,7 @@ def views(n: int, seed: int, *, flipped: bool, classes: int = 2, noisy: float = 
     rows, rival = torch.arange(n), (winner + 1) % classes
     plain[rows, winner], plain[rows, rival] = margin, 0.0
     squeezed[rows, winner], squeezed[rows, rival] = after, 0.0
-    return Features((torch.zeros(n, 1),), plain, squeezed, change)
+    return Features((torch.zeros(n, 1),), plain, squeezed, change, squeezed, torch.zeros(n, 0))
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -67,12 +67,7 @@ def test_a_squeezed_view_that_is_surer_than_the_plain_one_is_suspicious() -> Non
 def test_a_few_benign_flips_do_not_bend_the_line() -> None:
     """Up to the 2 % that the spread leaves out."""
     benign, flips = views(600, 1, flipped=False), views(6, 4, flipped=True)
-    mixed = Features(
-        (torch.zeros(606, 1),),
-        torch.cat([benign.logits, flips.logits]),
-        torch.cat([benign.squeezed_logits, flips.squeezed_logits]),
-        torch.cat([benign.squeeze_change, flips.squeeze_change]),
-    )
+    mixed = concatenate([benign, flips])
     detector = Agreement().fit(mixed, mixed.predicted, mixed)
     assert detector.expected[:, 1].numpy() == pytest.approx(0.8, abs=0.1)
     assert (detector(flips) > DEVIATIONS).all()

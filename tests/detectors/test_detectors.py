@@ -17,8 +17,10 @@ from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
 from detectors.recovery import LayerRecovery
 from detectors.relative import RelativeMahalanobis
+from detectors.residual import Residual
 from detectors.statistics import auc
 from detectors.tle import TightLid
+from detectors.witness import Witness
 
 DETECTORS = {
     "kd": lambda: KernelDensity(),
@@ -33,7 +35,10 @@ DETECTORS = {
     "recovery": lambda: LayerRecovery(),
     "least_significant": lambda: LeastSignificant(),
     "relative_mahalanobis": lambda: RelativeMahalanobis(),
+    "witness": lambda: Witness(),
+    "residual": lambda: Residual(),
 }
+VIEWS = ("agreement", "witness", "residual")  # which look at no tap
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def test_exports(fitted: dict[str, Detector], name: str) -> None:
     assert_detector_exports(fitted[name])
 
 
-@pytest.mark.parametrize("name", [name for name in DETECTORS if name != "agreement"])
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name not in VIEWS])
 def test_separates_moved_features_that_it_has_not_seen(
     fitted: dict[str, Detector], name: str
 ) -> None:

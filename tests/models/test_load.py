@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detectors.feature_graph import OUTPUTS, feature_graph
+from detectors.residual_network import ResidualNetwork
+from detectors.side_networks import SideNetworks
+from detectors.student import Student
 from models import zoo
 from models.diagnostic import DiagnosticModel
 from models.export import export_bare
@@ -60,9 +63,12 @@ def test_an_onnx_file_reads_as_its_torch_original(
     assert isinstance(model, OnnxModel)
     torch_model = DiagnosticModel(spec, original)
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 36, 1), dtype=np.uint8)
-    for squeezed in (False, True):
-        theirs = OnnxEngine(feature_graph(model, squeezed).SerializeToString())
-        ours = OnnxEngine(feature_graph(torch_model, squeezed).SerializeToString())
+    beside = SideNetworks(
+        Student(1, (32, 32), classes), ResidualNetwork(1, torch_model.preprocess.gain)
+    ).eval()
+    for squeezed, networks in ((False, None), (True, beside)):
+        theirs = OnnxEngine(feature_graph(model, squeezed, networks).SerializeToString())
+        ours = OnnxEngine(feature_graph(torch_model, squeezed, networks).SerializeToString())
         for name, a, b in zip(
             OUTPUTS, theirs.outputs(images, OUTPUTS), ours.outputs(images, OUTPUTS), strict=True
         ):

@@ -1,0 +1,182 @@
+"""The second stage as it is served: whom it looks at, what it says, and what its key does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from attacks.guarded import GuardedModel
+from detectors.bundle import Bundle, BundleProblem
+from detectors.draws import draw, generator
+from detectors.fit import FitSplit, fit
+from detectors.judgement import judge
+from detectors.samples import Samples
+from detectors.second_stage import SecondStage
+from detectors.second_stage_fit import as_agreement, as_features
+from detectors.staged_engine import StagedEngine, open_engine
+from models.diagnostic import DiagnosticModel
+from models.onnx_engine import OnnxEngine
+from models.resnet import resnet
+from models.spec import ModelSpec, Preprocessing
+
+SIDE, VIEWS, SHARE = 32, 3, 0.2
+
+
+def noise(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    strength = rng.uniform(0.1, 1, (count, 1, 1, 1))
+    return (rng.integers(0, 256, (count, SIDE, SIDE, 1)) * strength).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        name="small", classes=("a", "b"), preprocessing=Preprocessing(resize=(SIDE, SIDE))
+    )
+    model = DiagnosticModel(spec, resnet([4, 8], [1, 1], 1, 2))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(noise(100, 9)))
+        model.network.classify.bias -= logits.median(dim=0).values
+
+    def samples(count: int, seed: int, labels: np.ndarray | None = None) -> Samples:
+        images = noise(count, seed)
+        with torch.no_grad():
+            said = model(torch.from_numpy(images)).argmax(dim=1).numpy()
+        names = tuple(str(i) for i in range(count))
+        attacked = labels is not None
+        return Samples(
+            tuple(images), labels if attacked else said, names, names,
+            "pgd" if attacked else "clean", 1.0 if attacked else 0.0, attacked,
+        )  # fmt: skip
+
+    splits = []
+    for seed in (1, 2):
+        clean = samples(60, seed)
+        splits.append(FitSplit((clean,), (samples(60, seed + 10, clean.labels),)))
+    out = tmp_path_factory.mktemp("second") / "bundle"
+    return fit(
+        model, *splits, samples(400, 3), out, names=("kd",), canaries=0, views=VIEWS, share=SHARE
+    )
+
+
+def test_only_the_most_suspicious_are_looked_at_and_stay_the_most_suspicious(
+    bundle: Bundle,
+) -> None:
+    images = noise(60, 21)
+    first = OnnxEngine(bundle.graph, threads=1).run(images)
+    engine = open_engine(Bundle.open(bundle.directory), threads=1)
+    both = engine.run(images)
+    stage = SecondStage.of(bundle)
+    assert stage is not None
+    picked = first.fused >= stage.entry.threshold
+    assert 0 < picked.sum() < 40
+    assert both.second is not None
+    assert np.array_equal(np.isfinite(both.second), picked)
+    np.testing.assert_array_equal(both.fused[~picked], first.fused[~picked])
+    assert both.fused[picked].min() >= both.fused[~picked].max()
+    np.testing.assert_array_equal(both.scores, first.scores)
+    # evaluation asks for outputs by name and must see the same
+    (named,) = engine.outputs(images, ("fused",))
+    np.testing.assert_array_equal(named, both.fused)
+
+
+def test_calibration_is_of_both_stages(bundle: Bundle) -> None:
+    """So that p-values stay exact: as many calibration images above the threshold as were looked
+    at, and fresh images flagged as often as asked for."""
+    stage = SecondStage.of(bundle)
+    assert stage is not None
+    scores = np.concatenate([cell.fused for cell in bundle.calibration.cells])
+    looked_at = scores >= stage.entry.threshold
+    assert looked_at.mean() == pytest.approx(SHARE, abs=0.12)
+    fresh = noise(200, 31)
+    names = tuple(str(i) for i in range(200))
+    samples = Samples(tuple(fresh), np.zeros(200, np.int64), names, names, "clean")
+    judged = judge(bundle, open_engine(bundle, threads=1), samples)
+    p = judged.p[np.isfinite(judged.p)]
+    assert np.mean(p <= 0.1) == pytest.approx(0.1, abs=0.07)
+
+
+def test_a_key_fixes_every_verdict_and_another_key_draws_others(bundle: Bundle) -> None:
+    images = noise(60, 21)
+    one, again, other = (
+        open_engine(bundle, key, threads=1).run(images).second for key in (b"a", b"a", b"b")
+    )
+    assert one is not None
+    assert again is not None
+    assert other is not None
+    np.testing.assert_array_equal(one, again)
+    looked_at = np.isfinite(one)
+    assert (one[looked_at] != other[looked_at]).all()
+    # one changed pixel is another image
+    first, changed = noise(1, 1)[0], noise(1, 1)[0]
+    changed[0, 0] ^= 1
+    draws = [generator(b"a", pixels).random() for pixels in (first, first.copy(), changed)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_the_score_is_the_detectors_in_torch(bundle: Bundle) -> None:
+    stage = SecondStage.of(bundle)
+    assert stage is not None
+    rng = np.random.default_rng(0)
+    agreement = as_agreement(stage)
+    for _ in range(5):
+        plain, change = rng.normal(size=2), np.abs(rng.normal(size=VIEWS))
+        views = rng.normal(size=(VIEWS, 2))
+        arrays = [a.astype(np.float32) for a in (plain, views, change)]
+        features = as_features(
+            torch.from_numpy(arrays[0])[None].repeat(VIEWS, 1), *map(torch.from_numpy, arrays[1:])
+        )
+        wanted = abs(float(agreement.deviation(features).mean()))
+        assert stage.score(*arrays) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_an_attacker_meets_the_same_stage_by_draws_of_their_own(bundle: Bundle) -> None:
+    images = noise(60, 21)
+    served = open_engine(bundle, threads=1).run(images)
+    assert served.second is not None
+    guard = GuardedModel(bundle)
+    pixels = torch.from_numpy(images).float().requires_grad_()
+    reading = guard.readings(pixels)
+    again = guard.readings(pixels)
+    looked_at = torch.from_numpy(np.isfinite(served.second))
+    close = torch.isclose(reading.fused, torch.from_numpy(served.fused), rtol=1e-3, atol=1e-3)
+    assert close[~looked_at].all()
+    assert (reading.fused[looked_at] != again.fused[looked_at]).all()
+    # other views of the same distribution: the same scores within their scatter
+    seen = reading.fused[looked_at].detach().numpy(), served.fused[looked_at.numpy()]
+    assert np.corrcoef(*seen)[0, 1] > 0.5
+    (gradient,) = torch.autograd.grad(reading.fused[looked_at].sum(), pixels)
+    moved = gradient.abs().amax(dim=(1, 2, 3))
+    assert (moved[looked_at] > 0).all()
+    assert (moved[~looked_at] == 0).all()
+
+
+def test_views_are_small_changes() -> None:
+    """A view must leave a benign image what it was: weights that sum to one, looking near by."""
+    draws = draw(np.random.default_rng(0), 8, 1, (40, 30))
+    assert draws.rows.shape == (8, 40, 40)
+    assert draws.columns.shape == (8, 30, 30)
+    assert draws.noise.shape == (8, 1, 40, 30)
+    np.testing.assert_allclose(draws.rows.sum(axis=2), 1, atol=1e-5)
+    looks = (draws.rows * np.arange(40)).sum(axis=2)
+    assert np.abs(looks - np.arange(40)).max() < 4
+    assert 0 <= draws.mix.min() <= draws.mix.max() <= 1
+
+
+def test_a_bundle_without_one_is_served_as_before(bundle: Bundle) -> None:
+    manifest = bundle.manifest.model_copy(update={"second_stage": None})
+    plain = replace(bundle, manifest=manifest)
+    engine = open_engine(plain, threads=1)
+    assert not isinstance(engine, StagedEngine)
+    assert engine.run(noise(3, 21)).second is None
+
+
+def test_what_a_bundle_lacks_is_told(bundle: Bundle) -> None:
+    files = {k: v for k, v in bundle.manifest.files.items() if k != "second_stage.safetensors"}
+    broken = replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files}))
+    with pytest.raises(BundleProblem, match="second_stage"):
+        open_engine(broken)
