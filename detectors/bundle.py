@@ -129,7 +129,7 @@ class SecondStageEntry(BaseModel):
 
     views: Annotated[int, Field(ge=1)]
     """Of an image."""
-    share: Alpha
+    share: Annotated[float, Field(gt=0, le=1)]
     """Of clean images that it was fitted to look at."""
     threshold: float
     """First-stage score from which an image is looked at again."""

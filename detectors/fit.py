@@ -42,7 +42,7 @@ from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.samples import Samples, measure, run_graph
 from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
-from detectors.second_stage_fit import fit_second_stage
+from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
 from detectors.side_networks import teach
 from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
@@ -164,9 +164,10 @@ def fit(
     stage = None
     if views:
         looking = second_graph(model).SerializeToString()
-        stage = fit_second_stage(
-            model.spec, first, looking, fusion.benign, views, share, seed, progress
-        )
+        try:
+            stage = fit_second_stage(model.spec, first, looking, fusion.benign, views, share, seed)
+        except SecondStageProblem as problem:
+            raise FitProblem(str(problem)) from None
         second = {SECOND_GRAPH: looking, SECOND: stage.as_bytes()}
         fused = StagedEngine(graph, looking, stage, EVALUATION_KEY)
     readings = Readings(*run_graph(fused, calibration.images, READING, progress))

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.calibrate import Calibration
-from detectors.staged_engine import StagedEngine
 from models.engine import READING, Engine, Readings
 
 FIXTURE = "fixture.safetensors"
@@ -32,6 +31,9 @@ def check_fixture(
     """Check that ``engine`` reads a bundle's fixture as it was read when the guard was fitted, but
     for a second stage, whose views are each deployment's own. Raises ``AcceptanceProblem``."""
     expected = Readings(*(fixture[name] for name in READING))
+    # here, so that importing the service costs no ONNX Runtime
+    from detectors.staged_engine import StagedEngine
+
     read = engine.first if isinstance(engine, StagedEngine) else engine.run
     compare(expected, read(fixture["images"]), calibration)
 

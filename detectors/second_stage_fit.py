@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ def fit_second_stage(
     views: int,
     share: float,
     seed: int,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> SecondStage:
     """From benign images that calibration does not see.
 
@@ -76,7 +75,6 @@ def fit_second_stage(
         )
         logits.append(seen)
         changes.append(change)
-        progress(0)
     features = as_features(
         torch.from_numpy(plain).repeat_interleave(views, dim=0),
         torch.from_numpy(np.concatenate(logits)),

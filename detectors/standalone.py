@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from detectors.bundle import Bundle
+from detectors.bundle import Bundle, BundleProblem, Refusal
 
 OUTPUTS = ("probabilities", "scores", "p_value", "quality_p_value", "verdict")
 """``float32[N, K]``, ``float32[N, D]``, ``float32[N, 1]`` twice, and ``int64[N, 1]``: 0 accept,
@@ -24,8 +24,15 @@ def standalone(bundle: Bundle) -> onnx.ModelProto:
 
     P-values and levels are those of ``detectors.calibrate`` and of the manifest. An image with a
     score that is not finite is rejected, as the closed policy has it; its p-value is 0.
-    Probabilities are given with every verdict: whoever serves the graph withholds them.
+    Probabilities are given with every verdict: whoever serves the graph withholds them. Raises
+    ``BundleProblem`` for a bundle with a second stage.
     """
+    if bundle.manifest.second_stage is not None:
+        raise BundleProblem(
+            f"{bundle.directory}: has a second stage, which one graph cannot hold; fit a bundle "
+            "without one for other servers",
+            Refusal.SCHEMA,
+        )
     model = onnx.load_from_string(bundle.graph)
     graph = model.graph
     cells, levels = bundle.calibration.cells, bundle.manifest.levels

@@ -51,6 +51,11 @@ class GuardAnswer(BaseModel):
     reason: str
     bypass: bool = Field(description="accepted although a detector could not judge it")
     detectors: list[DetectorAnswer]
+    second_stage: float | None = Field(
+        None,
+        description="score of the second stage, which then decides `p_value`; null where it did "
+        "not run: for most images, and in bundles without one",
+    )
 
 
 class TimingAnswer(BaseModel):
@@ -122,6 +127,7 @@ def guard_answer(guard: Guard, found: Diagnosed, decision: Decision) -> GuardAns
             DetectorAnswer(name=entry.name, score=finite(float(score)), p_value=finite(p))
             for entry, score, p in entries
         ],
+        second_stage=found.second_score,
     )
 
 

@@ -259,6 +259,7 @@ def _outcome(entry: _Waiting, ran: _Ran, index: int) -> Outcome:
         scores=ran.readings.scores[row],
         fused=ran.readings.fused[row],
         quality=ran.readings.quality[row],
+        second=None if ran.readings.second is None else ran.readings.second[row],
     )
     return Outcome(readings, ran.started - entry.since, ran.ended - ran.started, ran.images)
 

@@ -78,6 +78,12 @@ class Diagnosed:
     """What the query history says, once it has been asked."""
 
     @property
+    def second_score(self) -> float | None:
+        """The second stage's; None where it did not run."""
+        second = self.readings.second
+        return None if second is None or np.isnan(second[0]) else float(second[0])
+
+    @property
     def file_type(self) -> str:
         """The media type of the file that a case keeps."""
         return PNG if self.image.media_type == RAW else self.image.media_type

@@ -252,7 +252,7 @@ class Gateway:
         trace = trace_context.current()
         self.metrics.judged(
             guard, question.interface, found.decision, found.p, found.batch, spent,
-            trace.trace_id if trace else None,
+            trace.trace_id if trace else None, found.second_score is not None,
         )  # fmt: skip
         if self.spans is not None:
             self._trace(question, guard, found, timing, receive)
@@ -300,6 +300,10 @@ def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes | 
     said = diagnosis(guard, found)
     judged = guard_answer(guard, found, found.decision)
     detectors: list[dict[str, Any]] = [entry.model_dump() for entry in judged.detectors]
+    if judged.second_stage is not None:
+        detectors.append(
+            {"name": "second_stage", "score": judged.second_stage, "p_value": judged.p_value}
+        )
     decision, sight = found.decision, found.sight
     case, case_id = None, sight.incident if sight.attack else None
     if file is not None:

@@ -22,11 +22,13 @@ from detectors.bundle import (
 from detectors.calibrate import PValues
 from detectors.canaries import Canary, canaries_of, check
 from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
+from detectors.second_stage import SecondStage
 from models.engine import Engine
 from models.spec import ModelSpec
 from service.batcher import Batcher
 from service.decide import Policy
 from service.problems import ServiceProblem
+from service.second_stage_key import second_stage_key
 from service.settings import PolicyOverrides, Settings, SettingsProblem
 
 if TYPE_CHECKING:
@@ -155,7 +157,7 @@ def guard_of(
             f"{len(manifest.model.classes)}; fit the bundle again",
             Refusal.SCHEMA,
         )
-    engine = load_engine(bundle.graph, settings)
+    engine = bundle_engine(bundle, settings, load_engine)
     proof(bundle, engine)
     guard = Guard(
         bundle=bundle,
@@ -228,3 +230,19 @@ def onnx_engine(graph: bytes, settings: Settings) -> Engine:
     from models.onnx_engine import OnnxEngine
 
     return OnnxEngine(graph, provider=settings.provider, threads=settings.threads)
+
+
+def bundle_engine(
+    bundle: Bundle, settings: Settings, load_engine: LoadEngine = onnx_engine
+) -> Engine:
+    """What runs a verified bundle: its graph and, where it has one, its second stage.
+
+    Raises ``BundleProblem``, ``EngineProblem`` and ``SettingsProblem``.
+    """
+    if load_engine is not onnx_engine or SecondStage.of(bundle) is None:
+        return load_engine(bundle.graph, settings)
+    from detectors.staged_engine import open_engine
+
+    return open_engine(
+        bundle, second_stage_key(settings), provider=settings.provider, threads=settings.threads
+    )

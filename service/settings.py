@@ -281,7 +281,7 @@ class Settings(BaseSettings):
         None,
         description="File of the secret that fixes the history's fingerprints, made if absent. "
         "Needed with `redis`, the same on all replicas; without either it lives as long as the "
-        "process.",
+        "process. The random views of a bundle's second stage follow from it too.",
     )
     redis: SecretStr | None = Field(
         None,

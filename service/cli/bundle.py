@@ -16,7 +16,7 @@ from detectors.signature import private_key
 from detectors.signature import sign as write_signature
 from service.cli import bundle_canaries, bundle_export
 from service.cli.sentence import told
-from service.guard import onnx_engine, prove, trusted_keys
+from service.guard import bundle_engine, prove, trusted_keys
 from service.settings import Settings
 
 app = typer.Typer(help="Look at a bundle.", no_args_is_help=True)
@@ -86,7 +86,7 @@ def verify(
         settings = Settings.load(bundle_keys=keys)
         trusted = trusted_keys(settings)
         bundle = Bundle.open(folder, trusted)
-        prove(bundle, onnx_engine(bundle.graph, settings))
+        prove(bundle, bundle_engine(bundle, settings))
     signed = ", signed" if trusted else ""
     Console().print(f"{folder}: good{signed}, {bundle.digest}", highlight=False, soft_wrap=True)
 

@@ -37,7 +37,7 @@ def canaries(
     from detectors.bundle import SIGNATURE, Bundle
     from detectors.canaries import MOST, MOST_BYTES, Canary, Kind, check, seal
     from service.cli.sentence import refuse, told
-    from service.guard import onnx_engine
+    from service.guard import bundle_engine
     from service.settings import Settings
 
     files = [
@@ -59,7 +59,7 @@ def canaries(
             if len(data) > MOST_BYTES:
                 refuse(f"{path}: {len(data):,} bytes; a canary has at most {MOST_BYTES:,}")
             found.append(Canary(kind, data))
-        if wrong := check(found, onnx_engine(bundle.graph, Settings.load()), bundle):
+        if wrong := check(found, bundle_engine(bundle, Settings.load()), bundle):
             refuse("\n".join(wrong))
         partial = out.with_name(f"{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -49,7 +49,8 @@ def export(
     target = out / model.name
     if target.exists():
         refuse(f"{target}: exists already; choose another folder")
-    graph = standalone(bundle).SerializeToString()
+    with told():
+        graph = standalone(bundle).SerializeToString()
     place = target if to is Target.ONNX else target / "1"
     place.mkdir(parents=True)
     (place / "model.onnx").write_bytes(graph)

@@ -56,7 +56,7 @@ def calibrate(
     from detectors.recalibrate import RecalibrationProblem, Share, recalibrate, write
     from detectors.shortfalls import shortfalls
     from service.cli.sentence import refuse, told
-    from service.guard import onnx_engine
+    from service.guard import bundle_engine
     from service.records import Records
     from service.reviewed import reviewed
     from service.settings import Settings
@@ -119,7 +119,7 @@ def calibrate(
                 }
             },
         )
-        engine = onnx_engine(written.graph, settings)
+        engine = bundle_engine(written, settings)
         for sentence in check(canaries_of(written), engine, written):
             console.print(f"{sentence}: known images get another verdict now", style="yellow")
         for sentence in shortfalls(written.manifest):

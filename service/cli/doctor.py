@@ -20,7 +20,7 @@ from models.imaging.transfer_syntax import TRANSFER_SYNTAXES, read_here
 from service.auth import Auth
 from service.cli.doctor_pacs import examine_pacs
 from service.cli.finding import Finding
-from service.guard import onnx_engine, prove, trusted_keys
+from service.guard import bundle_engine, prove, trusted_keys
 from service.records import RecordsProblem, connect, migrate
 from service.server import bind
 from service.settings import Settings, SettingsProblem
@@ -137,5 +137,5 @@ def _port(host: str, port: int) -> str:
 
 def _bundle(path: Path, settings: Settings) -> str:
     bundle = Bundle.open(path, trusted_keys(settings))
-    prove(bundle, onnx_engine(bundle.graph, settings))
+    prove(bundle, bundle_engine(bundle, settings))
     return f"{path}: {bundle.manifest.model.name} verifies and runs on {settings.provider}"

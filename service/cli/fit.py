@@ -42,6 +42,19 @@ def fit(
             "learns from too.",
         ),
     ] = 600,
+    second_stage: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=32,
+            help="Random views of the most suspicious images that a second stage looks through; 0 "
+            "for none. Each costs a forward pass.",
+        ),
+    ] = 0,
+    share: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="Of clean images that the second stage looks at."),
+    ] = 0.1,
     canaries: Annotated[
         int, typer.Option(min=0, max=16, help="Clean and attacked images each that it keeps.")
     ] = 2,
@@ -141,6 +154,8 @@ def fit(
                 canaries=canaries,
                 unlabelled=unlabelled,
                 seed=seed,
+                views=second_stage,
+                share=share,
                 progress=lambda images: progress.advance(task, images),
             )
         for sentence in shortfalls(bundle.manifest):

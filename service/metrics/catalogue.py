@@ -93,6 +93,11 @@ P_VALUE = Histogram(
     buckets=P_VALUES,
     exemplars=True,
 )
+SECOND_STAGE = Counter(
+    "lazaret_second_stage_images",
+    "Images that the second stage looked at, of those in `lazaret_verdicts`",
+    (by.MODEL,),
+)
 BYPASSES = Counter(
     "lazaret_bypasses",
     "Images let by because a detector failed and the policy is open",
@@ -253,7 +258,7 @@ THEMES: dict[str, tuple[Metric, ...]] = {
     "Requests": (
         REQUESTS, REQUEST_SECONDS, STAGE_SECONDS, PROBLEMS, SHED, IN_FLIGHT, HELD_BYTES,
     ),
-    "Verdicts and detectors": (VERDICTS, DECISIVE, P_VALUE, BYPASSES),
+    "Verdicts and detectors": (VERDICTS, DECISIVE, P_VALUE, SECOND_STAGE, BYPASSES),
     "Models, bundles, calibration": (
         READY, MODEL_INFO, BUILD_INFO, BUNDLE_LOADED, BUNDLE_REFUSALS, CALIBRATED_FPR,
         CALIBRATED_FPR_BOUND, CALIBRATION_IMAGES,

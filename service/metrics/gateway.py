@@ -70,15 +70,19 @@ class GatewayMetrics:
         batch: int,
         milliseconds: Mapping[str, float],
         trace_id: str | None = None,
+        looked_again: bool = False,
     ) -> None:
         """Count one answered request.
 
         Args:
+            looked_again: the second stage ran.
             milliseconds: by stage, and ``total``.
         """
         metrics, model = self.metrics, guard.model.name
         metrics.count(c.REQUESTS, interface, "answered")
         metrics.count(c.VERDICTS, model, decision.verdict, decision.route or by.NONE)
+        if looked_again:
+            metrics.count(c.SECOND_STAGE, model)
         if decision.bypass:
             metrics.count(c.BYPASSES, model)
         names = [entry.name for entry in guard.bundle.manifest.detectors]

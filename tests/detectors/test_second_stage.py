@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from attacks.guarded import GuardedModel
 from detectors.bundle import Bundle, BundleProblem
@@ -18,9 +20,13 @@ from detectors.second_stage import SecondStage
 from detectors.second_stage_fit import as_agreement, as_features
 from detectors.staged_engine import StagedEngine, open_engine
 from models.diagnostic import DiagnosticModel
+from models.imaging.encode import png
 from models.onnx_engine import OnnxEngine
 from models.resnet import resnet
 from models.spec import ModelSpec, Preprocessing
+from service.app import create_app
+from service.second_stage_key import second_stage_key
+from service.settings import Settings
 
 SIDE, VIEWS, SHARE = 32, 3, 0.2
 
@@ -180,3 +186,36 @@ def test_what_a_bundle_lacks_is_told(bundle: Bundle) -> None:
     broken = replace(bundle, manifest=bundle.manifest.model_copy(update={"files": files}))
     with pytest.raises(BundleProblem, match="second_stage"):
         open_engine(broken)
+
+
+def test_the_service_looks_by_its_own_secret_and_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    settings = Settings(
+        bundles=(bundle.directory,),
+        database=f"sqlite:///{tmp_path}/records.sqlite3",
+        query_response="off",
+        query_secret_file=tmp_path / "secret",
+    )
+    images = noise(30, 21)
+    expected = open_engine(bundle, second_stage_key(settings), threads=1).run(images)
+    assert expected.second is not None
+    with TestClient(create_app(settings)) as client:
+        guards = [
+            client.post("/diagnose", content=png(image), headers={"Content-Type": "image/png"})
+            for image in images
+        ]
+        metrics = client.get("/metrics").text
+    answers = [response.json()["guard"] for response in guards]
+    for answer, second, p in zip(
+        answers, expected.second, bundle.calibration.p_values(expected), strict=True
+    ):
+        if np.isnan(second):
+            assert answer["second_stage"] is None
+        else:
+            assert answer["second_stage"] == pytest.approx(second, rel=1e-3, abs=1e-3)
+            assert answer["p_value"] == pytest.approx(p.fused, abs=0.02)
+    looked_at = int(np.isfinite(expected.second).sum())
+    assert 0 < looked_at < len(images)
+    assert f'lazaret_second_stage_images_total{{model="small"}} {looked_at}.0' in metrics
+    # without a file the secret is this process's own, and stays
+    alone = settings.model_copy(update={"query_secret_file": None})
+    assert second_stage_key(alone) == second_stage_key(alone) != second_stage_key(settings)
