@@ -47,11 +47,18 @@ def fit_second_stage(
         raise SecondStageProblem(
             f"{len(fused)} clean images are too few for a second stage on {share:.0%} of them"
         )
+    # where scores tie, fewer are looked at rather than more
+    above = fused[fused > fused[-picked - 1]] if picked < len(fused) else fused
+    if len(above) == 0:
+        raise SecondStageProblem(
+            f"the first stage gives the most suspicious {share:.0%} of {len(fused)} clean images "
+            "one score, so it cannot choose whom a second stage looks at; fit other detectors"
+        )
     channels, size = spec.preprocessing.channels, spec.preprocessing.size
     entry = SecondStageEntry(
         views=views,
         share=share,
-        threshold=float(fused[-picked]),
+        threshold=float(above[0]),
         channels=channels,
         size=size,
     )

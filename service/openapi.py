@@ -23,6 +23,7 @@ _ANSWER: dict[str, Any] = {
         "reason": "fused p-value at or below flag level",
         "bypass": False,
         "detectors": [{"name": "lid", "score": 1.7, "p_value": 0.003}],
+        "second_stage": 5.3,
     },
     "case_id": "0b7c1f5e2d3a4968b1c2d3e4f5a6b7c8",
     "timing_ms": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.board import RATE, SHARE, Board, Panel, Query, Row, query
-from deploy.grafana.reasons import DRIFT
+from deploy.grafana.reasons import DRIFT, SECOND_STAGE
 
 M = 'job="lazaret", model=~"$model"'
 
@@ -60,6 +60,15 @@ BOARD = Board(
                         Query('lazaret:promised:ratio{model=~"$model"}', "promised {{model}} {{route}}"),
                     ),
                     unit=SHARE,
+                ),
+                Panel(
+                    "Looked at again", "Share of images that the second stage looked at; far above what it was "
+                    "fitted to: costlier, and the first stage sees something new.",
+                    query(
+                        f"sum by (model) (increase(lazaret_second_stage_images_total{{{M}}}[1h])) "
+                        f"/ sum by (model) (increase(lazaret_verdicts_total{{{M}}}[1h]))"
+                    ),
+                    unit=SHARE, needs=SECOND_STAGE,
                 ),
                 Panel(
                     "Held a second", "By verdict and route.",

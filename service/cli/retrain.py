@@ -163,6 +163,7 @@ def retrain(
             made = target.with_name(f"{target.name}.unjudged")
             shutil.rmtree(made, ignore_errors=True)  # of a run that was stopped
             task = progress.add_task("measuring", total=len(material))
+            stage = old.manifest.second_stage
             new = fit_bundle(
                 loaded,
                 material.reference,
@@ -178,6 +179,9 @@ def retrain(
                     "retrained from": old.digest,
                     "added": [one.sentence for one in added],
                 },
+                seed=seed,
+                views=stage.views if stage else 0,
+                share=stage.share if stage else 0.1,
                 progress=lambda done: progress.advance(task, done),
             )
             drawn = draw(tests, images, seed)
