@@ -30,9 +30,9 @@ class SecondStage:
 
     entry: SecondStageEntry
     expected: Floats
-    """``float32[K, 3]``, ``Agreement``'s."""
+    """``float32[K, 4]``, ``Agreement``'s."""
     spread: Floats
-    """``float32[K, 3]``, ``Agreement``'s."""
+    """``float32[K, 4]``, ``Agreement``'s."""
     smoothest: Floats
     """``float32[]``, ``Agreement``'s."""
 
@@ -76,7 +76,9 @@ class SecondStage:
         second, first = np.argsort(plain)[-2:]
         margin = plain[first] - plain[second]
         moved = np.maximum(change, self.smoothest)
-        known = np.stack([np.ones_like(moved), np.full_like(moved, margin), moved], axis=1)
+        known = np.stack(
+            [np.ones_like(moved), np.full_like(moved, margin), moved, np.square(moved)], axis=1
+        )
         rivals = np.delete(views, first, axis=1).max(axis=1)
         actual = views[:, first] - rivals
         z = (known @ self.expected[first] - actual) / (known @ self.spread[first])

@@ -45,4 +45,5 @@ def read(
     back = np.argsort(np.array(order, dtype=np.intp))
     said, taps_, logits_ = (np.concatenate(columns)[back] for columns in zip(*parts, strict=True))
     n = len(images)
-    return Measured(said, taps_, logits_, np.zeros((n, 0), np.float32), np.zeros(n, np.float32))
+    nothing = np.zeros((n, 0), np.float32)
+    return Measured(said, taps_, logits_, nothing, np.zeros(n, np.float32), nothing, nothing)
