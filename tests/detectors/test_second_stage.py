@@ -201,7 +201,7 @@ def test_the_service_looks_by_its_own_secret_and_says_so(bundle: Bundle, tmp_pat
     images = noise(30, 21)
     expected = open_engine(bundle, second_stage_key(settings), threads=1).run(images)
     assert expected.second is not None
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), "http://127.0.0.1") as client:
         until = time.monotonic() + 60
         while client.get("/readyz").status_code != 200 and time.monotonic() < until:
             time.sleep(0.05)
@@ -210,6 +210,7 @@ def test_the_service_looks_by_its_own_secret_and_says_so(bundle: Bundle, tmp_pat
             for image in images
         ]
         metrics = client.get("/metrics").text
+    assert {response.status_code for response in guards} == {200}, guards[0].text
     answers = [response.json()["guard"] for response in guards]
     for answer, second, p in zip(
         answers, expected.second, bundle.calibration.p_values(expected), strict=True
