@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs
 
-.PHONY: help demo test lint types format zoo evaluate reproduce evaluate-smoke bench bench-queries bench-monitoring bench-serving bench-dicom pacs-kills docs secrets rehearse-image sbom protocol clean
+.PHONY: help demo test lint types format zoo evaluate reproduce evaluate-smoke bench bench-detectors bench-queries bench-monitoring bench-serving bench-dicom pacs-kills docs secrets rehearse-image sbom protocol clean
 
 help: ## show this menu
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ evaluate-smoke: $(VENV)/.dev ## fail when the phantom guard lets more by than at
 	$(BIN)/lazaret phantom dataset --out $(RUN)/smoke --images 700 --seed 41
 	$(BIN)/lazaret gate --bundle models/zoo/phantom/bundle --data $(RUN)/smoke \
 		--baseline docs/results/release_gate.json $(GATE)
+
+bench-detectors: $(VENV)/.dev ## what every detector adds: alone, fused, in the graph (needs $$LAZARET_DATA; ten minutes)
+	PYTHONPATH=. $(BIN)/python benchmarks/detector_evidence.py --data $(LAZARET_DATA) --out docs/results/detectors.md
 
 bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (needs $$LAZARET_DATA; an hour)
 	$(BIN)/python benchmarks/guard_cost.py --bundle $(RUN)/chest-xray --out docs/results/guard_cost.md

@@ -46,7 +46,9 @@ DETECTORS: dict[str, type[Detector]] = {
         Witness, Residual,
     )
 }  # fmt: skip
-DEFAULT = ("kd", "lid", "mahalanobis", "dfeat", "qfeat", "agreement")
+DEFAULT = ("kd", "mahalanobis", "agreement")
+"""Those that earn their place in the fusion (docs/results/detectors.md); the others are there to
+compare with."""
 
 
 def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:

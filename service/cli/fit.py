@@ -19,10 +19,10 @@ def fit(
     detectors: Annotated[
         str,
         typer.Option(
-            help="By comma; also tle, witness, residual. Agreement costs a second forward pass, "
-            "witness and residual a few per cent of one."
+            help="By comma, of detectors/guard.py. Agreement costs a second forward pass, witness "
+            "and residual a few per cent of one."
         ),
-    ] = "kd,lid,mahalanobis,dfeat,qfeat,agreement",
+    ] = "kd,mahalanobis,agreement",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
     reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
     quality: Annotated[
