@@ -61,19 +61,11 @@ def main() -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The service on the phantom, with canaries, at ``host:port``."""
-    bundle = folder / "bundle"
-    known = [*(("--clean", f"clean-{n}.png") for n in (1, 3)),
-             *(("--adversarial", f"attacked-{n}.png") for n in (1, 3))]  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-m", "service", "bundle", "canaries", str(BUNDLE), "--out", str(bundle),
-         *(word for option, file in known for word in (option, str(DEMO / file)))],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    """The service on the phantom at ``host:port``."""
     address = f"127.0.0.1:{free_port()}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LAZARET_")} | {
         "LAZARET_PORT": address.rpartition(":")[2],
-        "LAZARET_BUNDLES": str(bundle),
+        "LAZARET_BUNDLES": str(BUNDLE),
         "LAZARET_DATABASE": f"sqlite:///{folder}/records.sqlite3",
         "LAZARET_CANARY_SECONDS": "10",
         "LAZARET_LOG_LEVEL": "error",
