@@ -34,8 +34,9 @@ from models.onnx_engine import OnnxEngine
 
 
 def always_on(bundle: Bundle, model: DiagnosticModel) -> bytes:
-    """The bundle's guard without agreement and without the second view."""
-    names = [d.name for d in bundle.manifest.detectors if d.name != "agreement"]
+    """The bundle's guard on the plain feature graph: no second view, no networks beside."""
+    beside = {"agreement", "witness", "residual"}  # what the plain feature graph lacks
+    names = [d.name for d in bundle.manifest.detectors if d.name not in beside]
     arrays = load(bundle.read(FITTED_ON))
     guard = fit_guard(
         MeasuredSplit.from_arrays(arrays, "reference"),
