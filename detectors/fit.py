@@ -43,7 +43,8 @@ from detectors.samples import Samples, measure, run_graph
 from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
 from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
-from detectors.side_networks import teach
+from detectors.shortfalls import WITNESS
+from detectors.side_networks import followed, teach
 from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Readings
@@ -155,6 +156,9 @@ def fit(
             for split in measured
         ]
         features = feature_graph(model, squeezed, beside)
+    if beside.student is not None:
+        # on the fusion split's clean images, which the student has not seen
+        provenance = {**(provenance or {}), WITNESS: followed(measured[1][0][0][1])}
     splits = [MeasuredSplit.build(benign, attacked) for benign, attacked in measured]
     widths = tap_widths(model)
     guard = fit_guard(splits[0], splits[1], widths, len(spec.classes), names)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from detectors.bundle import Manifest
 from detectors.calibrate import images_needed
 
+WITNESS = "witness follows the model"
+"""In a manifest's provenance: ``detectors.side_networks.followed``."""
+FOLLOWS = 0.95
+"""Below it a witness's disagreement says more of the witness than of the image."""
+
 
 def shortfalls(manifest: Manifest) -> list[str]:
-    """A sentence for each verdict that the calibration images cannot support."""
+    """A sentence for each verdict that the calibration images cannot support, and for a witness
+    that has not learnt enough."""
     sentences = []
     for name, level in zip(manifest.model.classes, manifest.levels, strict=True):
         for verdict in ("flag", "reject", "quality"):
@@ -27,4 +33,12 @@ def shortfalls(manifest: Manifest) -> list[str]:
                 "there it is judged by the calibration of all sources together, whose rate holds "
                 "on average over them"
             )
+    follows = manifest.provenance.get(WITNESS)
+    if follows is not None and follows < FOLLOWS:
+        sentences.append(
+            f"the witness follows the model with a correlation of {follows:.2f} on images that it "
+            f"has not seen, and below {FOLLOWS} it finds few attacks; let it learn from more "
+            "images (the model's own training images in the data, --fit-images), or choose "
+            "agreement"
+        )
     return sentences

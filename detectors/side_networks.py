@@ -111,6 +111,18 @@ def teach(
     return networks.eval()
 
 
+def followed(measured: Measured) -> float:
+    """How well the student follows the model on images that it has not seen: the correlation of
+    all their centred logits; 0 where one of them does not vary."""
+    own, theirs = (
+        (logits - logits.mean(axis=1, keepdims=True)).ravel()
+        for logits in (measured.witness_logits, measured.class_logits)
+    )
+    if not (own.std() > 0 and theirs.std() > 0):
+        return 0.0
+    return round(float(np.corrcoef(own, theirs)[0, 1]), 3)
+
+
 class _Material:
     """What the residual network is trained on. Half of a batch is attacked; of the other half two
     thirds are clean images with noise as large as the attacks, the rest benign shifts. A part of

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
+from tiny_bundle import write_bundle
 from torch import Tensor
 
+from detectors.bundle import Bundle
 from detectors.residual_network import CROP
 from detectors.samples import Measured, Samples
-from detectors.side_networks import SideNetworks, inputs_of, teach
+from detectors.shortfalls import WITNESS, shortfalls
+from detectors.side_networks import SideNetworks, followed, inputs_of, teach
 from detectors.statistics import auc
 from models.preprocess import Preprocess
 from models.spec import ModelSpec, Preprocessing
@@ -70,6 +76,17 @@ def test_the_student_answers_as_the_model_does_on_images_it_never_saw() -> None:
     margin = (said[:, 0] - said[:, 1]).numpy()
     assert np.corrcoef(margin, there)[0, 1] > 0.97
     assert np.std(margin) > 0.5 * np.std(80 * there)
+
+
+def test_a_witness_that_has_not_learnt_enough_is_told(tmp_path: Path) -> None:
+    measured = answers(scenes(60, 0)[1])
+    perfect = replace(measured, witness_logits=measured.class_logits + 3)
+    assert followed(perfect) == 1
+    assert followed(replace(measured, witness_logits=0 * measured.class_logits)) == 0
+    manifest = Bundle.open(write_bundle(tmp_path / "tiny")).manifest
+    for value, told in ((0.47, True), (0.99, False)):
+        known = manifest.model_copy(update={"provenance": {WITNESS: value}})
+        assert any("witness" in sentence for sentence in shortfalls(known)) == told
 
 
 def test_attacks_are_told_from_noise_of_their_size_whatever_the_file_was() -> None:
