@@ -319,13 +319,13 @@ def _success(subject: Subject, found: Tensor) -> float:
     return float((answers != subject.labels).float().mean())
 
 
-def measure(name: str, images: int, repeats: int) -> list[Row]:
+def measure(name: str, attacks: Sequence[str], images: int, repeats: int) -> list[Row]:
     """Every library and both floors on one network."""
     subject = _subject(name, images)
     frozen = copy.deepcopy(subject.network).requires_grad_(False)
     cores = torch.get_num_threads()
     rows = []
-    for attack in ATTACKS:
+    for attack in attacks:
         runs: dict[str, tuple[Run, Run, nn.Module]] = {
             "lazaret": (
                 partial(_ours, subject, attack, slice(0, images)),
@@ -444,6 +444,7 @@ def verdicts(rows: Sequence[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=DEPTHS, default=list(DEPTHS))
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the table as Markdown")
@@ -451,7 +452,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for name in arguments.networks:
-        rows += measure(name, arguments.images, arguments.repeats)
+        rows += measure(name, arguments.attacks, arguments.images, arguments.repeats)
     print(table(rows), verdicts(rows), sep="\n\n")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
