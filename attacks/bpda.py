@@ -71,13 +71,13 @@ class SmoothedModule(OnnxModule):
                 return exact(node, arguments)
             answer = _tensor(exact(node, arguments)).to(first.dtype)
             if node.operator == "Equal":
-                return _tensor(_Equality.apply(difference, answer))  # type: ignore[no-untyped-call]
+                return _tensor(_Equality.apply(difference, answer))  # type: ignore[no-untyped-call]  # untyped in torch
             width = self._widths.get(node.outputs[0], 1.0) * _SIGNS[node.operator]
-            return _tensor(_Step.apply(difference, answer, width))  # type: ignore[no-untyped-call]
+            return _tensor(_Step.apply(difference, answer, width))  # type: ignore[no-untyped-call]  # untyped in torch
         if node.operator == "Clip" and first.requires_grad:
             clipped = _tensor(exact(node, arguments))
             two_sided = len(arguments) == 3 and None not in arguments
-            return _tensor(_Through.apply(first, clipped)) if two_sided else clipped  # type: ignore[no-untyped-call]
+            return _tensor(_Through.apply(first, clipped)) if two_sided else clipped  # type: ignore[no-untyped-call]  # untyped in torch
         if node.operator == "Where" and first.requires_grad:
             return exact(node, [first != 0, *arguments[1:]])
         return exact(node, arguments)

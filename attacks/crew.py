@@ -115,7 +115,7 @@ class RayCluster:
             ) from None
         try:
             kind = "CPU" if bench.device == "cpu" else "GPU"
-            workers = self.workers or max(1, int(ray.cluster_resources().get(kind, 1)))  # type: ignore[no-untyped-call]
+            workers = self.workers or max(1, int(ray.cluster_resources().get(kind, 1)))  # type: ignore[no-untyped-call]  # untyped in Ray
             actor = ray.remote(
                 num_cpus=1,
                 num_gpus=0 if bench.device == "cpu" else 1,

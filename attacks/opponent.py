@@ -20,6 +20,9 @@ from detectors.judgement import Attacked
 from detectors.samples import Samples
 from models.imaging.decode import digest
 
+ATTACKER_IMAGES = 64
+"""Of fitting patients, as many as an attacker learns from who is to judge a guard."""
+
 
 @dataclass(frozen=True)
 class Opponent:

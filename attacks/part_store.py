@@ -56,6 +56,6 @@ def write_whole(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # whatever stops it, nothing half written stays
         Path(name).unlink(missing_ok=True)
         raise

@@ -206,7 +206,7 @@ def _pages(name: str, metrics: Metrics) -> list[str]:
     for title, accept in FORMATS.items():
         written, _ = page(metrics.readable(), accept)
         lines = len(written.splitlines())
-        times = cpu(lambda accept=accept: page(metrics.readable(), accept), 100)  # type: ignore[misc]
+        times = cpu(lambda accept=accept: page(metrics.readable(), accept), 100)  # type: ignore[misc]  # mypy cannot infer such a lambda
         rows.append(
             f"| {name} | {title} | {lines} | {len(written) / 1000:.0f} | "
             f"{1000 * statistics.median(times):.2f} | {1000 * max(times):.2f} |"

@@ -32,11 +32,11 @@ from pydicom.uid import generate_uid
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "pacs")]
 
-from served_node import DEMO, served_node  # noqa: E402
-from servers.dcmtk import dcmtk  # noqa: E402
-from servers.orthanc import AE_TITLE, Orthanc  # noqa: E402
+from served_node import DEMO, served_node  # noqa: E402  # found by the path above
+from servers.dcmtk import dcmtk  # noqa: E402  # found by the path above
+from servers.orthanc import AE_TITLE, Orthanc  # noqa: E402  # found by the path above
 
-from models.machine import describe  # noqa: E402
+from models.machine import describe  # noqa: E402  # found by the path above
 
 GROUP = 20
 """Files of one association."""

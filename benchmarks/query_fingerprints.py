@@ -54,13 +54,13 @@ class Candidate:
 
 def euclidean(one: object, others: Sequence[object]) -> npt.NDArray[np.float64]:
     """Root mean square differences of vectors."""
-    return np.sqrt(((np.stack(others) - one) ** 2).mean(axis=1))  # type: ignore[arg-type]
+    return np.sqrt(((np.stack(others) - one) ** 2).mean(axis=1))  # type: ignore[arg-type]  # of one kind
 
 
 def cosine(one: object, others: Sequence[object]) -> npt.NDArray[np.float64]:
     """Cosine distances of vectors."""
-    many = np.stack(others)  # type: ignore[arg-type]
-    lengths = np.linalg.norm(many, axis=1) * np.linalg.norm(one)  # type: ignore[arg-type]
+    many = np.stack(others)  # type: ignore[arg-type]  # of one kind
+    lengths = np.linalg.norm(many, axis=1) * np.linalg.norm(one)  # type: ignore[arg-type]  # of one kind
     return 1 - many @ one / np.maximum(lengths, 1e-9)
 
 
@@ -100,7 +100,7 @@ class Blacklight:
 
     def apart(self, one: object, others: Sequence[object]) -> npt.NDArray[np.float64]:
         """The share of digests not in common."""
-        return np.array([1 - len(one & other) / DIGESTS for other in others])  # type: ignore[operator]
+        return np.array([1 - len(one & other) / DIGESTS for other in others])  # type: ignore[operator]  # of one kind
 
 
 def encoder(model: DiagnosticModel) -> Callable[[Pixels], object]:
@@ -123,7 +123,7 @@ def candidates(model: nn.Module) -> list[Candidate]:
         return found.sketch if found else b"\x80" * SKETCH
 
     def apart(one: object, others: Sequence[object]) -> npt.NDArray[np.float64]:
-        return distances(one, others)  # type: ignore[arg-type]
+        return distances(one, others)  # type: ignore[arg-type]  # of one kind
 
     made = [
         Candidate("secret projections of whitened cells (used)", SKETCH, sketch, apart),

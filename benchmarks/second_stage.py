@@ -47,7 +47,7 @@ class Candidate:
         self.bundle = bundle
         self.engine = open_engine(bundle)
         self.first = OnnxEngine(bundle.graph)
-        self.clean: Judgement = judge(bundle, self.engine, clean_images)  # type: ignore[arg-type]
+        self.clean: Judgement = judge(bundle, self.engine, clean_images)  # type: ignore[arg-type]  # Samples
         scores = self.scores(self.clean.samples.images)
         self.limits = [float(np.quantile(scores, 1 - share)) for share in SHARES]
 

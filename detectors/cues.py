@@ -148,7 +148,7 @@ class Energies(Cues):
         weight = torch.cat([block for block, _ in blocks], dim=1)
         shift = torch.cat([-(centre @ block) for block, centre in blocks])
         sizes = [block.shape[1] for block, _ in blocks]
-        owner = torch.block_diag(*(weight.new_full((m, 1), 1 / m) for m in sizes))  # type: ignore[no-untyped-call]
+        owner = torch.block_diag(*(weight.new_full((m, 1), 1 / m) for m in sizes))  # type: ignore[no-untyped-call]  # untyped in torch
         self.register_buffer("weight", weight.float().contiguous())
         self.register_buffer("shift", shift.float())
         self.register_buffer("owner", owner.float())

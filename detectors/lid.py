@@ -71,7 +71,7 @@ class Lid(Detector):
             members.append(scale.repeat(len(mean))[:, None])
         self._store(
             mean=torch.cat(means).float(),
-            member=torch.block_diag(*members).float(),  # type: ignore[no-untyped-call]
+            member=torch.block_diag(*members).float(),  # type: ignore[no-untyped-call]  # untyped in torch
         )
 
         def held_out(features: Features, group: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ class TapDistances(Cues):
             self.register_buffer(f"shift{level}", -(centre @ white).float())
             whitened_means.append((means - centre) @ white)
         widths = [tap.shape[1] for tap in taps]
-        owner = torch.block_diag(*(torch.ones(d, 1) for d in widths)).to(labels.device)  # type: ignore[no-untyped-call]
+        owner = torch.block_diag(*(torch.ones(d, 1) for d in widths)).to(labels.device)  # type: ignore[no-untyped-call]  # untyped in torch
         self.register_buffer("owner", owner)
-        cross = torch.block_diag(*(-2 * mean.T for mean in whitened_means))  # type: ignore[no-untyped-call]
+        cross = torch.block_diag(*(-2 * mean.T for mean in whitened_means))  # type: ignore[no-untyped-call]  # untyped in torch
         self.register_buffer("means", cross.float().contiguous())
         norms = torch.cat([mean.square().sum(dim=1) for mean in whitened_means])
         self.register_buffer("constant", norms.float())

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detectors.descent import descend, initialise
+
 TRUNCATION = 3.0
 """Grey levels at which residuals saturate: edges must not drown what lies between them."""
 WIDTHS = (16, 32)
@@ -94,26 +96,13 @@ class ResidualNetwork(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.filters.weight.copy_(kernels()[:, None] / self.filters.in_channels)
-        for module in self.layers:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
-        nn.init.normal_(self.classify.weight, std=0.1, generator=generator)
-        nn.init.zeros_(self.classify.bias)
-        optimiser = torch.optim.AdamW(self.parameters(), LEARNING_RATE, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2
-        )
-        self.train()
-        for _ in range(steps):
+        initialise(self.layers, self.classify, 0.1, generator)
+
+        def loss() -> Tensor:
             x, attacked = batch(generator)
-            loss = functional.binary_cross_entropy_with_logits(self(x)[:, 0], attacked)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
-            optimiser.step()
-            schedule.step()
-        self.eval()
+            return functional.binary_cross_entropy_with_logits(self(x)[:, 0], attacked)
+
+        descend(self, loss, steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.01)
 
 
 def noise_like(x: Tensor, level: float, generator: torch.Generator) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detectors.descent import descend, initialise
+
 SIDE = 72
 """Pixels, about: the shorter side of what the student sees."""
 WIDTHS = (16, 32, 64, 64)
@@ -75,26 +77,14 @@ class Student(nn.Module):
         self.scale = targets.std().clamp(min=1e-3)
         wanted = (targets - self.centre) / self.scale
         generator = torch.Generator().manual_seed(seed)
-        for module in self.layers:
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
-                )
-        nn.init.normal_(self.classify.weight, std=0.05, generator=generator)
-        nn.init.zeros_(self.classify.bias)
-        optimiser = torch.optim.AdamW(self.parameters(), LEARNING_RATE, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.2
-        )
-        self.train()
+        initialise(self.layers, self.classify, 0.05, generator)
         order = torch.randperm(len(views), generator=generator)
-        for _ in range(steps):
+
+        def loss() -> Tensor:
+            nonlocal order
             if len(order) < min(BATCH, len(views)):
                 order = torch.randperm(len(views), generator=generator)
             rows, order = order[:BATCH], order[BATCH:]
-            loss = functional.smooth_l1_loss(self.answer(views[rows]), wanted[rows])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
-            optimiser.step()
-            schedule.step()
-        self.eval()
+            return functional.smooth_l1_loss(self.answer(views[rows]), wanted[rows])
+
+        descend(self, loss, steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.05)

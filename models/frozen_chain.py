@@ -88,7 +88,7 @@ class FrozenChain(nn.Module):
             for value in inputs
         )
         if packed:
-            result: Tensor = _Chain.apply(self.packed, *inputs)  # type: ignore[no-untyped-call]
+            result: Tensor = _Chain.apply(self.packed, *inputs)  # type: ignore[no-untyped-call]  # untyped in torch
             return result
         values = list(inputs)
         for link, convolution in zip(self.links, self.convolutions, strict=True):

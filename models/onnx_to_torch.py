@@ -16,7 +16,7 @@ import onnx.checker
 import onnx.inliner
 import onnx.numpy_helper
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 from torch import Tensor, nn
 
 import models.onnx_layers

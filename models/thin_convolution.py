@@ -72,7 +72,7 @@ class _Thin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, thin: ThinConvolution) -> Tensor:
         ctx.thin, ctx.size = thin, x.shape[2:]
-        return thin.convolution(x)  # type: ignore[no-any-return]
+        return thin.convolution(x)  # type: ignore[no-any-return]  # a Module's call is untyped in torch
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -62,7 +62,7 @@ class _Answers(Response):
         self._sources, self._place, self._ticket = sources, place, ticket
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
         """Send a line as soon as its image is judged; stop when the caller has gone."""
         with self._place:
             judging = asyncio.create_task(self._judge())

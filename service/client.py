@@ -98,7 +98,7 @@ class Options:
         asked = "" if response is None else response.headers.get("Retry-After", "")
         wait = float(asked) if asked.isdecimal() else 0.1 * 2**tried
         # Not all at the same moment again.
-        return min(wait, LONGEST_PAUSE_SECONDS) * (1 + 0.2 * random.random())  # noqa: S311
+        return min(wait, LONGEST_PAUSE_SECONDS) * (1 + 0.2 * random.random())  # noqa: S311  # a pause needs no secrecy
 
 
 class Client:

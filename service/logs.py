@@ -127,9 +127,9 @@ def _warned(
     message: Warning | str,
     category: type[Warning],
     filename: str,  # noqa: ARG001  the signature of ``warnings.showwarning``
-    lineno: int,  # noqa: ARG001
-    file: Any = None,  # noqa: ARG001
-    line: str | None = None,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001  # likewise
+    file: Any = None,  # noqa: ARG001  # likewise
+    line: str | None = None,  # noqa: ARG001  # likewise
 ) -> None:
     """A warning's text may quote the file that caused it."""
     del message

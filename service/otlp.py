@@ -66,7 +66,7 @@ class OtlpSpans:
     def close(self) -> None:
         """Send what waits. Blocks."""
         self._processor.force_flush(round(1000 * SECONDS))
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # untyped in the library
 
 
 def _context(trace_id: str, span_id: str, *, remote: bool = False) -> SpanContext:

@@ -134,7 +134,7 @@ class Workers:
             status = self._answer(place, lambda: os.write(tell, b"1"))
         except SystemExit as stopped:
             status = stopped.code if isinstance(stopped.code, int) else 1
-        except BaseException:
+        except BaseException:  # whatever it is, this process must end here
             self._log.error("worker failed", exc_info=True)
         finally:
             sys.stderr.flush()

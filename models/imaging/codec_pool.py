@@ -87,7 +87,7 @@ class CodecPool:
             return child.decode(frame, self._seconds)
         except CodecFailed:
             raise  # it answered, and may be asked again
-        except BaseException as error:
+        except BaseException as error:  # interrupts too: the child is in mid-answer
             # what has not been read to its end would be taken for the next frame's answer
             if child is not None:
                 child.close()

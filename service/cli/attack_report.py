@@ -162,13 +162,13 @@ def print_findings(findings: Sequence[Finding], out: Path) -> None:
 
 
 def _share(value: object) -> str:
-    return "" if value is None or value != value else f"{float(value):.1%}"  # type: ignore[arg-type]
+    return "" if value is None or value != value else f"{float(value):.1%}"  # type: ignore[arg-type]  # a number, by the summary
 
 
 def _number(value: object) -> str:
     if value is None:
         return ""
-    number = float(value)  # type: ignore[arg-type]
+    number = float(value)  # type: ignore[arg-type]  # a number, by the summary
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 

@@ -71,7 +71,7 @@ def examine(bundles: list[Path] | None) -> Iterator[Finding]:
     if not settings.bundles:
         yield Finding("bundle", None, "give --bundle, or set LAZARET_BUNDLES")
     for path in settings.bundles:
-        yield _try("bundle", lambda path=path: _bundle(path, settings))  # type: ignore[misc]
+        yield _try("bundle", lambda path=path: _bundle(path, settings))  # type: ignore[misc]  # mypy cannot infer such a lambda
 
 
 def _try(subject: str, look: Callable[[], str]) -> Finding:

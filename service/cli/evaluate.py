@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 EXAMPLE = "Example: lazaret evaluate --bundle bundles/chest-xray --data scans --out evaluation"
 AWARE_EPSILONS = (1.0, 2.0)
 ONE_GREY_LEVEL = 1.0
-ATTACKER_IMAGES = 64
-"""Of fitting patients, for attacks that learn from some."""
 
 
 def evaluate(
@@ -84,7 +82,7 @@ def evaluate(
         from attacks.campaign import EPSILONS, every_shift
         from attacks.generate import bench_of
         from attacks.guarded import load_guarded
-        from attacks.opponent import Opponent
+        from attacks.opponent import ATTACKER_IMAGES, Opponent
         from attacks.part_store import PartStore, default_folder
         from attacks.registry import split
         from attacks.surrogate import surrogate_loader

@@ -11,8 +11,6 @@ EXAMPLE = (
     "Example: lazaret gate --bundle bundles/chest-xray --data scans --baseline release_gate.json"
 )
 EXIT_ROSE = 3
-ATTACKER_IMAGES = 64
-"""Of fitting patients, for attacks that learn from some."""
 
 
 def gate(
@@ -68,7 +66,7 @@ def gate(
 
         from attacks.generate import bench_of
         from attacks.guarded import load_guarded
-        from attacks.opponent import Opponent
+        from attacks.opponent import ATTACKER_IMAGES, Opponent
         from attacks.registry import split
         from detectors.bundle import Bundle
         from detectors.gates import all_passed

@@ -16,7 +16,7 @@ from service.metrics.labels import MOST_CONFIGURED, OTHER, Label
 from service.metrics.shared import Together, shared
 
 # When each series was made is of no use to Prometheus and would add a line to every one.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
 
 Read = Callable[[], float]
 MOST_AT_ZERO = 256

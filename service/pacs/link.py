@@ -120,7 +120,7 @@ class StorageServer(ThreadedAssociationServer):
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return accepted, address
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # socketserver's signature
         """Whether there is room for one more connection."""
         with self._lock:
             room = self._open < self.limits.associations + SPARE_CONNECTIONS

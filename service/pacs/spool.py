@@ -265,7 +265,7 @@ class Spool:
                 self.sync_folder()
             else:
                 sync(file)
-        except BaseException:
+        except BaseException:  # whatever stops it, nothing half written stays
             unfinished.unlink(missing_ok=True)
             raise
         finally:

@@ -105,7 +105,7 @@ class Index:
             self._quick.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
+            except BaseException:  # whatever it is, roll back and raise it
                 self._quick.execute("ROLLBACK")
                 raise
             self._quick.execute("COMMIT")
@@ -113,7 +113,7 @@ class Index:
     def insert(self, row: Row) -> None:
         """Add a row, inside ``writing``. Not durable by itself: the file is."""
         self._quick.execute(
-            f"INSERT INTO instances ({_COLUMNS}, changed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+            f"INSERT INTO instances ({_COLUMNS}, changed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608  # our own column names
             (
                 row.key, row.uid, row.syntax, row.pixels, row.state, row.sequence, row.size,
                 row.received, row.reuse, row.reason, time.time(),
@@ -211,13 +211,13 @@ class Index:
         self._firm.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever it is, roll back and raise it
             self._firm.execute("ROLLBACK")
             raise
         self._firm.execute("COMMIT")
 
 
 def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -> list[Row]:
-    found = connection.execute(f"SELECT {_COLUMNS} FROM instances {where}", values)  # noqa: S608
+    found = connection.execute(f"SELECT {_COLUMNS} FROM instances {where}", values)  # noqa: S608  # our own column names
     names = [name.strip() for name in _COLUMNS.split(",")]
     return [Row(**{**dict(zip(names, row, strict=True)), "state": State(row[4])}) for row in found]

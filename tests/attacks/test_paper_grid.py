@@ -48,7 +48,7 @@ def test_more_images_go_on_from_fewer_and_rows_keep_their_places(
     specs = (named("fgsm", 0.3), named("pgd", 1.0))
     struck: list[str] = []
 
-    def counted(*arguments, **options):  # type: ignore[no-untyped-def]
+    def counted(*arguments, **options):  # type: ignore[no-untyped-def]  # of whatever it stands for
         struck.extend(arguments[4])
         return strike(*arguments, **options)
 

@@ -57,7 +57,7 @@ def receiving(
 ) -> Iterator[Receiving]:
     """Listen on a free port, by default to anybody."""
     callers = callers or Callers({}, open_=True)
-    metrics, alarms = Metrics(), []  # type: ignore[var-annotated]
+    metrics, alarms = Metrics(), []  # type: ignore[var-annotated]  # filled by the receiver
     spool = Spool(folder / "spool", reserve_bytes=reserve_bytes, alarm=alarms.append)
     receiver = Receiver(
         ReceiverConfig("127.0.0.1", 0, "LAZARET", callers, limits=limits or LinkLimits(), **config),

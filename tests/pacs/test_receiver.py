@@ -42,7 +42,7 @@ def alive(receiving: Receiving) -> bool:
 
 def eventually(condition: object, seconds: float = 10) -> None:
     until = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():  # type: ignore[operator]  # a callable
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -106,7 +106,7 @@ def test_tls_with_certificates_on_record(tmp_path: Path) -> None:
     with receiving(tmp_path, callers=callers, tls=tls) as node:
 
         def with_(identity: object, title: str = "CR1") -> str:
-            keys = ("+tls", identity.key, identity.certificate)  # type: ignore[attr-defined]
+            keys = ("+tls", identity.key, identity.certificate)  # type: ignore[attr-defined]  # a fixture's
             return storescu(node, *keys, "+cf", ours.certificate, "-aet", title, image)
 
         assert "(Success)" in with_(modality)
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_during_an_association_is_out_of_resources(tmp_path: P
     write_images(tmp_path / "files", 2)
     with receiving(tmp_path) as node:
         node.spool._reserve = 2**60
-        node.spool.free_bytes = lambda: 1  # type: ignore[method-assign]
+        node.spool.free_bytes = lambda: 1  # type: ignore[method-assign]  # the fault
         said = storescu(node, "+sd", tmp_path / "files")
         assert "Refused: OutOfResources" in said
         assert node.counted(STORED, peer="other", status="full") >= 1

@@ -170,7 +170,7 @@ def test_a_clean_and_an_attacked_phantom_are_judged_recorded_and_told(
 def test_an_instance_that_is_on_record_is_not_judged_again(tiny: Site) -> None:
     """As after a kill between the commit and the spool's own note."""
     forgotten = tiny.spool.done
-    tiny.spool.done = lambda *_: None  # type: ignore[method-assign]
+    tiny.spool.done = lambda *_: None  # type: ignore[method-assign]  # the fault
     put(tiny.spool, frames(200))
 
     async def until_recorded() -> None:
@@ -182,7 +182,7 @@ def test_an_instance_that_is_on_record_is_not_judged_again(tiny: Site) -> None:
         await task
 
     asyncio.run(until_recorded())
-    tiny.spool.done = forgotten  # type: ignore[method-assign]
+    tiny.spool.done = forgotten  # type: ignore[method-assign]  # the fault
     before = tiny.sent()
     tiny.screen()
     assert tiny.sent() == before

@@ -48,7 +48,7 @@ class Orthanc:
         log = self.folder / "orthanc.log"
         # Its DICOM answers wait 40 ms each for a delayed acknowledgement otherwise.
         environment = {"TCP_NODELAY": "1"}
-        ready = lambda: accepts(self.http_port) and accepts(self.port)  # noqa: E731
+        ready = lambda: accepts(self.http_port) and accepts(self.port)  # noqa: E731  # of one line
         with running([server, str(config)], log, ready, environment=environment):
             yield
 

@@ -47,7 +47,7 @@ def image(value: int, side: int = 4) -> np.ndarray:
 @asynccontextmanager
 async def batching(engine: FakeEngine, **given: object) -> AsyncIterator[Batcher]:
     options = {"batch_images": 8, "queue_images": 100, "queue_seconds": 5.0} | given
-    batcher = Batcher(engine, **options)  # type: ignore[arg-type]
+    batcher = Batcher(engine, **options)  # type: ignore[arg-type]  # by name
     batcher.start()
     assert await asyncio.to_thread(batcher.warmed)
     yield batcher

@@ -58,7 +58,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     found = Made([])
     attack = attacks.crew.attack_unit
 
-    def counted(bench, unit):  # type: ignore[no-untyped-def]
+    def counted(bench, unit):  # type: ignore[no-untyped-def]  # of whatever it stands for
         found.names.append(unit.spec.name)
         return attack(bench, unit)
 

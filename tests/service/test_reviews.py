@@ -102,9 +102,9 @@ def test_claims_lapse_cases_expire_and_files_go(records: Records) -> None:
     put(records, ids[4], state=State.CLAIMED, claimed_by="ana", claimed_at=NOW)
     reviews = reviews_of(records)
     reviews.expire(90)
-    states = [records.case(case_id).state for case_id in ids]  # type: ignore[union-attr]
+    states = [records.case(case_id).state for case_id in ids]  # type: ignore[union-attr]  # each is there
     assert states == ["expired", "expired", "released", "open", "claimed", *5 * ["open"]]
-    files = [records.case_image(case_id)[1] for case_id in ids]  # type: ignore[index]
+    files = [records.case_image(case_id)[1] for case_id in ids]  # type: ignore[index]  # each is there
     assert files == [*3 * [b""], *7 * [b"x"]]
     counted = {s.labels["outcome"]: s.value for f in reviews.metrics.registry.collect()
                for s in f.samples if s.name == "lazaret_reviews_total"}  # fmt: skip

@@ -79,6 +79,6 @@ class SyslogSender:
         plain = socket.create_connection((peer.host, peer.port), peer.timeout_seconds)
         try:
             return context.wrap_socket(plain, server_hostname=peer.host)
-        except BaseException:
+        except BaseException:  # whatever it is, the socket is closed
             plain.close()
             raise
