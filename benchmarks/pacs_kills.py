@@ -45,7 +45,7 @@ GROUP = 20
 PAGE = """# Killed between receipt and archive
 
 `python benchmarks/pacs_kills.py --instances {instances} --kills {kills} --life {life:g}`,
-commit `{commit}`, {machine}, busy with other work, {seconds:.0f} s.
+commit `{commit}`, {machine}, {seconds:.0f} s.
 
 {instances} instances ({attacked} attacked) from dcmtk's storescu, screened, and forwarded with what
 was found to Orthanc. The node was killed {kills} times, each at a random moment of the
