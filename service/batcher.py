@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,10 +183,11 @@ class Batcher:
                 continue
             now = self._clock()
             if now > entry.deadline:
-                _settle(entry, EngineLate())
+                _settle([(entry, EngineLate())])
                 continue
             if now - entry.since > self._queue_seconds:
-                _settle(entry, EngineUnavailable("the engine's queue is too slow", "queue_slow"))
+                slow = EngineUnavailable("the engine's queue is too slow", "queue_slow")
+                _settle([(entry, slow)])
                 continue
             same = not batch or entry.pixels.shape == batch[0].pixels.shape
             if same and (not batch or size + entry.pixels.nbytes <= BATCH_BYTES):
@@ -206,8 +207,7 @@ class Batcher:
             )
             self._answer_alone(batch)
             return
-        for i, entry in enumerate(batch):
-            _settle(entry, _outcome(entry, ran, i))
+        _settle((entry, _outcome(entry, ran, i)) for i, entry in enumerate(batch))
 
     def _answer_alone(self, batch: list[_Waiting]) -> None:
         culprits = []
@@ -217,15 +217,15 @@ class Batcher:
             except Exception:  # whatever a runtime throws
                 culprits.append(entry)
             else:
-                _settle(entry, _outcome(entry, ran, 0))
+                _settle([(entry, _outcome(entry, ran, 0))])
         if culprits:
             # Is it the image or the engine? A plain image tells.
             self._warm_up()
         for entry in culprits:
             if self.ready:
-                _settle(entry, EngineRefused("the engine fails on this image"))
+                _settle([(entry, EngineRefused("the engine fails on this image"))])
             else:
-                _settle(entry, EngineUnavailable("the engine fails on every image"))
+                _settle([(entry, EngineUnavailable("the engine fails on every image"))])
 
     def _run(self, images: list[npt.NDArray[np.uint8]]) -> _Ran:
         size = next((size for size in self._sizes if size >= len(images)), len(images))
@@ -264,14 +264,22 @@ def _outcome(entry: _Waiting, ran: _Ran, index: int) -> Outcome:
     return Outcome(readings, ran.started - entry.since, ran.ended - ran.started, ran.images)
 
 
-def _settle(entry: _Waiting, result: Outcome | Exception) -> None:
-    def settle() -> None:
+def _settle(results: Iterable[tuple[_Waiting, Outcome | Exception]]) -> None:
+    """Answer, and wake each event loop once: a wake is a system call and a change of threads, and
+    what wakes together is recorded together."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Outcome | Exception]]] = {}
+    for entry, result in results:
+        by_loop.setdefault(entry.loop, []).append((entry, result))
+    for loop, its in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_tell, its)
+
+
+def _tell(results: list[tuple[_Waiting, Outcome | Exception]]) -> None:
+    for entry, result in results:
         if entry.answer.done():  # its request was cancelled
-            return
+            continue
         if isinstance(result, Outcome):
             entry.answer.set_result(result)
         else:
             entry.answer.set_exception(result)
-
-    if not entry.loop.is_closed():
-        entry.loop.call_soon_threadsafe(settle)

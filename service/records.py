@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import (
+    Connection,
     Engine,
     Table,
     create_engine,
@@ -125,9 +127,12 @@ class Records:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._turns: dict[asyncio.AbstractEventLoop, list[_Pending]] = {}
+        """What each event loop's present turn has brought so far."""
+        self._waiting: queue.SimpleQueue[list[_Pending] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_forever, name="records", daemon=True)
         self._engine: Engine | None = None
+        self._writing: _Writing | None = None
 
     def open(self) -> None:
         """Connect and bring the tables up to date. Raises ``RecordsProblem``."""
@@ -143,8 +148,16 @@ class Records:
         ``AlreadyRecorded`` when a further row's key is taken."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._waiting.put(_Pending(record, datetime.now(UTC), done, loop))
+        turn = self._turns.get(loop)
+        if turn is None:
+            turn = self._turns[loop] = []
+            loop.call_soon(self._end_turn, loop)
+        turn.append(_Pending(record, datetime.now(UTC), done, loop))
         await done
+
+    def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand over together what was judged together, so that it shares a transaction."""
+        self._waiting.put(self._turns.pop(loop))
 
     def cases(self, state: str | None, limit: int) -> list[Case]:
         """The newest cases, of one state if given. Blocks."""
@@ -200,18 +213,24 @@ class Records:
         return self._engine
 
     def _write_forever(self) -> None:
-        stopping = False
-        while not stopping:
-            group = [self._waiting.get()]
-            while len(group) < GROUP:
+        try:
+            self._write_groups()
+        finally:
+            self._disconnect()
+
+    def _write_groups(self) -> None:
+        while (turn := self._waiting.get()) is not None:
+            group, stopping = turn, False
+            while len(group) < GROUP and not stopping:
                 try:
-                    group.append(self._waiting.get_nowait())
+                    turn = self._waiting.get_nowait()
                 except queue.Empty:
                     break
-            stopping = None in group
-            pending = [entry for entry in group if entry is not None]
-            if pending:
-                self._settle_group(pending)
+                stopping = turn is None
+                group += turn or []
+            self._settle_group(group)
+            if stopping:
+                return
 
     def _settle_group(self, pending: Sequence[_Pending]) -> None:
         problem = self._commit(pending)
@@ -228,10 +247,11 @@ class Records:
             if entry.record.case is not None
         ]
         try:
-            with self._connected().begin() as connection:
-                connection.execute(
-                    insert(requests), [_row(entry.record, entry.at) for entry in pending]
-                )
+            if self._writing is None:
+                self._writing = _Writing(self._connected().connect())
+            connection = self._writing.connection
+            with connection.begin():
+                self._writing.insert(pending)
                 if opened:
                     connection.execute(insert(cases), opened)
                 for entry in pending:
@@ -240,10 +260,50 @@ class Records:
         except IntegrityError as error:
             return AlreadyRecorded(_reason(error))
         except Exception as error:  # the writer must outlive any failure of the database
+            self._disconnect()
             problem = RecordsProblem(_reason(error))
             structlog.get_logger().error("records failed", records=len(pending), error=_code(error))
             return problem
         return None
+
+    def _disconnect(self) -> None:
+        """Let go of the writer's connection; the next group makes another."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with suppress(Exception):  # it may be lost already
+                writing.connection.close()
+
+
+class _Writing:
+    """The writer's connection, and the statement for ``requests`` compiled once: to take the one
+    from a pool and to make the other for every transaction costs more than writing its rows."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        dialect = connection.dialect
+        columns = [column for column in requests.columns if column.name != "id"]
+        names = [column.name for column in columns]
+        compiled = insert(requests).compile(dialect=dialect, column_keys=names)
+        self._text = str(compiled)
+        self._positions = compiled.positiontup
+        """The order of the parameters; None where they go by name."""
+        self._made = {
+            column.name: made
+            for column in columns
+            if (made := column.type.dialect_impl(dialect).bind_processor(dialect)) is not None
+        }
+
+    def insert(self, pending: Sequence[_Pending]) -> None:
+        """Write the records, in the present transaction."""
+        rows = [self._row(entry.record, entry.at) for entry in pending]
+        self.connection.exec_driver_sql(self._text, rows)
+
+    def _row(self, record: Record, at: datetime) -> Any:
+        """A record as the driver's parameters."""
+        values = _row(record, at)
+        for name, made in self._made.items():
+            values[name] = made(values[name])
+        return values if self._positions is None else tuple(map(values.get, self._positions))
 
 
 def connect(url: str) -> Engine:
