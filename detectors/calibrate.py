@@ -8,6 +8,7 @@ Statistics 51, 2023), from which the Beta law of the realised rate.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -39,10 +40,11 @@ def conformal_p(sorted_scores: Scores, score: float) -> float:
     Args:
         sorted_scores: ``float32[n]``, ascending.
     """
-    if not np.isfinite(score):
-        return float("nan")
+    if not math.isfinite(score):
+        return math.nan
     n = len(sorted_scores)
-    at_least = n - int(np.searchsorted(sorted_scores, np.float32(score), side="left"))
+    # not NumPy's search, which would first copy a column that is not contiguous
+    at_least = n - bisect_left(sorted_scores, np.float32(score))
     return (1 + at_least) / (n + 1)
 
 
@@ -155,17 +157,15 @@ class Calibration:
             sources: who sent each image; unknown to all if empty.
         """
         answers = []
-        for i, c in enumerate(predicted_class(readings.probabilities)):
-            cell, source = self.cell(int(c), sources[i] if sources else None)
+        for i, c in enumerate(predicted_class(readings.probabilities).tolist()):
+            cell, source = self.cell(c, sources[i] if sources else None)
+            columns = cell.detectors.T
             answers.append(
                 PValues(
-                    predicted=int(c),
+                    predicted=c,
                     fused=conformal_p(cell.fused, float(readings.fused[i])),
                     quality=conformal_p(cell.quality, float(readings.quality[i])),
-                    detectors=tuple(
-                        conformal_p(cell.detectors[:, d], float(score))
-                        for d, score in enumerate(readings.scores[i])
-                    ),
+                    detectors=tuple(map(conformal_p, columns, readings.scores[i].tolist())),
                     source=source,
                 )
             )
@@ -174,5 +174,7 @@ class Calibration:
 
 def predicted_class(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     """``intp[N]``: the most probable class. A NaN row predicts class 0; its scores are NaN too."""
-    predicted: npt.NDArray[np.intp] = np.argmax(np.nan_to_num(probabilities, nan=0.0), axis=1)
+    predicted: npt.NDArray[np.intp] = np.where(
+        np.isnan(probabilities), np.float32(0), probabilities
+    ).argmax(axis=1)
     return predicted

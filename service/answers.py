@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from service.decide import Decision, Route, Verdict
+from service.decide import Decision, Policy, Route, Verdict
 from service.diagnose import Diagnosed, Timing
 from service.guard import Guard
 
@@ -87,48 +89,83 @@ def model_name(guard: Guard) -> ModelName:
     return ModelName(name=guard.model.name, version=guard.model.version, bundle=guard.bundle.digest)
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What model and guard say about one image, as its record and its answer both have it."""
+
+    label: str
+    probabilities: dict[str, float | None]
+    p_value: float | None
+    quality_p_value: float | None
+    detectors: list[dict[str, Any]]
+    """``DetectorAnswer`` each."""
+    second_stage: float | None
+
+    @classmethod
+    def of(cls, guard: Guard, found: Diagnosed) -> Self:
+        """In plain numbers, None where one is not finite."""
+        readings, p = found.readings, found.p
+        entries = zip(
+            guard.bundle.manifest.detectors, readings.scores[0].tolist(), p.detectors, strict=True
+        )
+        probabilities = [round(value, 6) for value in readings.probabilities[0].tolist()]
+        return cls(
+            label=guard.model.classes[p.predicted],
+            probabilities=dict(zip(guard.model.classes, probabilities, strict=True)),
+            p_value=finite(p.fused),
+            quality_p_value=finite(p.quality),
+            detectors=[
+                {"name": entry.name, "score": finite(score), "p_value": finite(value)}
+                for entry, score, value in entries
+            ],
+            second_stage=found.second_score,
+        )
+
+    def diagnosis(self) -> dict[str, Any]:
+        """``Diagnosis``, also where it is withheld (for the record)."""
+        return {"label": self.label, "probabilities": self.probabilities}
+
+    def guard(self, policy: Policy, decision: Decision) -> dict[str, Any]:
+        """``GuardAnswer``: scores, p-values and what was decided on them."""
+        alphas = policy.alphas
+        return {
+            "p_value": self.p_value,
+            "quality_p_value": self.quality_p_value,
+            "alpha": {
+                "flag": alphas.flag, "reject": alphas.reject, "quality": alphas.quality
+            },
+            "reason": decision.reason,
+            "bypass": decision.bypass,
+            "detectors": self.detectors,
+            "second_stage": self.second_stage,
+        }  # fmt: skip
+
+
 def answer(
-    request_id: str, guard: Guard, found: Diagnosed, case_id: str | None, timing: Timing
+    request_id: str,
+    guard: Guard,
+    decision: Decision,
+    said: Said,
+    case_id: str | None,
+    timing: Timing,
 ) -> Answer:
-    """The answer to one judged image."""
-    return Answer(
-        request_id=request_id,
-        model=model_name(guard),
-        verdict=found.decision.verdict,
-        route=found.decision.route,
-        diagnosis=None if found.decision.verdict is Verdict.REJECT else diagnosis(guard, found),
-        guard=guard_answer(guard, found, found.decision),
-        case_id=case_id,
-        timing_ms=TimingAnswer(**timing.milliseconds()),
-    )
-
-
-def diagnosis(guard: Guard, found: Diagnosed) -> Diagnosis:
-    """The model's own answer, also where it is withheld (for the record)."""
-    probabilities = [round(float(p), 6) for p in found.readings.probabilities[0]]
-    return Diagnosis(
-        label=guard.model.classes[found.p.predicted],
-        probabilities=dict(zip(guard.model.classes, probabilities, strict=True)),
-    )
-
-
-def guard_answer(guard: Guard, found: Diagnosed, decision: Decision) -> GuardAnswer:
-    """Scores, p-values and what was decided on them."""
-    entries = zip(
-        guard.bundle.manifest.detectors, found.readings.scores[0], found.p.detectors, strict=True
-    )
-    return GuardAnswer(
-        p_value=finite(found.p.fused),
-        quality_p_value=finite(found.p.quality),
-        alpha=Levels(**guard.policy.alphas.model_dump()),
-        reason=decision.reason,
-        bypass=decision.bypass,
-        detectors=[
-            DetectorAnswer(name=entry.name, score=finite(float(score)), p_value=finite(p))
-            for entry, score, p in entries
-        ],
-        second_stage=found.second_score,
-    )
+    """The answer to one judged image. One call builds it: to build its parts one by one costs
+    several times as much."""
+    model = guard.model
+    return Answer.model_validate(
+        {
+            "request_id": request_id,
+            "model": {
+                "name": model.name, "version": model.version, "bundle": guard.bundle.digest
+            },
+            "verdict": decision.verdict,
+            "route": decision.route,
+            "diagnosis": None if decision.verdict is Verdict.REJECT else said.diagnosis(),
+            "guard": said.guard(guard.policy, decision),
+            "case_id": case_id,
+            "timing_ms": timing.milliseconds(),
+        }
+    )  # fmt: skip
 
 
 def finite(value: float) -> float | None:

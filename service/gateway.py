@@ -21,7 +21,7 @@ from models.imaging import ImageProblem, Limits
 from models.imaging.encode import png
 from service import trace_context
 from service.admission import Admission, Ticket
-from service.answers import Answer, answer, diagnosis, finite, guard_answer
+from service.answers import Answer, Said, answer, finite
 from service.auth import Auth
 from service.body import Source, Upload
 from service.decide import Response, with_history
@@ -87,7 +87,8 @@ class Gateway:
             not attack or found.sight.first or (silent and told.decision.held)
         ):
             file = await self._as_file(source)
-        record = record_of(question, guard, found, file)
+        said = Said.of(guard, found)
+        record = record_of(question, guard, found, said, file)
         if attack and self.response == "throttle":
             record = replace(record, status=429, problem=kind_of(429))
         judged = perf_counter()
@@ -102,9 +103,9 @@ class Gateway:
         if attack and self.response == "throttle":
             raise self._throttled(question, record)
         self.tell(question, record, guard, found, timing, received - question.started)
-        shown = replace(found, decision=told.decision) if silent else found
-        case_id = record.case_id if shown.decision.held else None
-        return answer(record.request_id, guard, shown, case_id, timing)
+        shown = told.decision if silent else found.decision
+        case_id = record.case_id if shown.held else None
+        return answer(record.request_id, guard, shown, said, case_id, timing)
 
     async def _with_history(self, question: Question, found: Diagnosed) -> Diagnosed:
         """What the queries before this one make of it."""
@@ -295,15 +296,14 @@ def _overload(answered: Answer | ServiceProblem) -> bool:
     return isinstance(answered, ServiceProblem) and answered.status >= 500
 
 
-def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes | None) -> Record:
+def record_of(
+    question: Question, guard: Guard, found: Diagnosed, said: Said, file: bytes | None
+) -> Record:
     """What is kept of an answer; with a case that holds ``file`` if there is one."""
-    said = diagnosis(guard, found)
-    judged = guard_answer(guard, found, found.decision)
-    detectors: list[dict[str, Any]] = [entry.model_dump() for entry in judged.detectors]
-    if judged.second_stage is not None:
-        detectors.append(
-            {"name": "second_stage", "score": judged.second_stage, "p_value": judged.p_value}
-        )
+    detectors = said.detectors
+    if said.second_stage is not None:
+        second = {"name": "second_stage", "score": said.second_stage, "p_value": said.p_value}
+        detectors = [*detectors, second]
     decision, sight = found.decision, found.sight
     case, case_id = None, sight.incident if sight.attack else None
     if file is not None:
@@ -312,8 +312,8 @@ def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes | 
             case_id = uuid4().hex
         evidence: dict[str, Any] = {
             "bundle": guard.bundle.digest,
-            "diagnosis": said.model_dump(),
-            "guard": judged.model_dump(),
+            "diagnosis": said.diagnosis(),
+            "guard": said.guard(guard.policy, decision),
             "pixels": found.image.digest,
             "decoding": list(found.image.notes),
             "decoded": found.image.decoding.record(),
@@ -344,9 +344,9 @@ def record_of(question: Question, guard: Guard, found: Diagnosed, file: bytes | 
         reason=decision.reason,
         bypass=decision.bypass,
         label=said.label,
-        probabilities=dict(said.probabilities),
-        p_value=judged.p_value,
-        quality_p_value=judged.quality_p_value,
+        probabilities=said.probabilities,
+        p_value=said.p_value,
+        quality_p_value=said.quality_p_value,
         fused_score=finite(float(found.readings.fused[0])),
         quality_score=finite(float(found.readings.quality[0])),
         detectors=detectors,

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -36,8 +37,7 @@ class Decoding:
     def fingerprint(self) -> str:
         """``sha256:`` over decoder, transfer syntax, policy and display table: two files that
         share it were shown alike."""
-        said = [self.decoder, self.transfer_syntax, self.policy, self.display]
-        return f"sha256:{hashlib.sha256(json.dumps(said).encode()).hexdigest()}"
+        return _fingerprint(self.decoder, self.transfer_syntax, self.policy, self.display)
 
     def record(self) -> dict[str, Any]:
         """What a record keeps, as JSON; nothing of it is from the file's own text."""
@@ -49,6 +49,11 @@ class Decoding:
             "frame": self.frame,
             "frames": self.frames,
         }
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(*said: str | None) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(said).encode()).hexdigest()}"
 
 
 SUSPECT: Final = "suspect header: "

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from models.imaging import ImageProblem, Limits
-from service.answers import Answer, answer
+from service.answers import Answer, Said, answer
 from service.auth import ANONYMOUS
 from service.body import Upload
 from service.cli.sentence import refuse, told
@@ -95,7 +95,7 @@ async def _score_one(
     except ServiceProblem as problem:
         return document(problem.status, problem.detail, request_id)
     timing = found.timing.recorded(0.0, perf_counter() - started)
-    return answer(request_id, guard, found, None, timing)
+    return answer(request_id, guard, found.decision, Said.of(guard, found), None, timing)
 
 
 def _show(path: Path, judged: Answer | ProblemDocument, as_json: bool) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import select
 
 from models.imaging import ImageProblem
 from service import trace_context
+from service.answers import Said
 from service.decide import Verdict
 from service.gateway import Gateway, record_of
 from service.guard import Guard, with_policy
@@ -196,7 +197,8 @@ class Screening:
         linked = await self._queries.link(file, entry.received, guard, judged)
         judged = linked.told
         finding = finding_of(guard, judged.frames, now)
-        record = record_of(question, guard, linked.found, file if linked.opens else None)
+        said = Said.of(guard, linked.found)
+        record = record_of(question, guard, linked.found, said, file if linked.opens else None)
         if record.case is not None:
             evidence = {**record.case.evidence, **_evidence(entry, choice, finding)}
             record = replace(record, case=replace(record.case, evidence=evidence))
