@@ -97,9 +97,11 @@ bench-dicom: $(VENV)/.dev ## receiving DICOM beside dcmtk, pynetdicom and Orthan
 bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fingerprints, cost (needs redis-server; half an hour)
 	$(BIN)/lazaret phantom dataset --out $(RUN)/query-phantoms --images 1500 --seed 7
 	$(BIN)/python -m benchmarks.query_attacks --model phantom --data $(RUN)/query-phantoms --short 24 \
-		--full-images 12 --full 150 --adaptive-images 4 --adaptive 100 --page $(RUN)/query_attacks.md
+		--full-images 12 --full 150 --page $(RUN)/query_attacks.md
+	$(BIN)/python -m benchmarks.query_adaptive --model phantom --data $(RUN)/query-phantoms \
+		--page $(RUN)/query_adaptive.md
 	$(BIN)/python -m benchmarks.query_benign --model phantom --requests 37000 --page $(RUN)/query_benign.md
-	cat $(RUN)/query_attacks.md $(RUN)/query_benign.md
+	cat $(RUN)/query_attacks.md $(RUN)/query_adaptive.md $(RUN)/query_benign.md
 	$(BIN)/python -m benchmarks.query_fingerprints --model phantom --data $(RUN)/query-phantoms \
 		--page docs/results/query_fingerprints.md
 	$(BIN)/python benchmarks/query_history_cost.py --out docs/results/query_history_cost.md

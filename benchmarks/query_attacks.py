@@ -1,11 +1,9 @@
-"""Black-box attacks against the model, the query history and both.
+"""Black-box attacks that know of no history: against the model, the history and both.
 
     python -m benchmarks.query_attacks --model chest-xray --data FOLDER [--images 100]
 
-Non-adaptive attacks are recorded once against the bare model and replayed (``query_traces``): in
-short for many images, in full for a few. Adaptive ones run live: the history's refusal is their
-oracle (OARS, Feng et al. 2023, arXiv 2310.17645). Each question is disguised: smooth noise, another
-window or a shift, as weak as it may be; a refused one is asked again in a stronger disguise.
+They are recorded once against the bare model and replayed (``query_traces``): in short for many
+images, in full for a few. Adaptive ones have a benchmark of their own, ``query_adaptive``.
 """
 
 from __future__ import annotations
@@ -15,35 +13,20 @@ import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
-from attacks.registry import methods, parse
-from attacks.spec import Scene, carry_out
-from benchmarks.query_traces import ATTACKS, LIMIT, Trace, record, sources
-from detectors.query_fingerprint import BANDS, SKETCH, Fingerprint, Fingerprinter
+from attacks.registry import methods
+from benchmarks.query_traces import ATTACKS, Trace, record, sources
+from benchmarks.query_watched import Watched, strangers
 from models.machine import describe
 from models.spec import Preprocessing
-from service.query_store import LocalStore, Query, Size
+from service.query_store import Query
 
-FINGERPRINTER = Fingerprinter(b"the benchmark's own secret")
-SIZE = Size(queries=2**20, seconds=86_400)
 NAMES = [name for name, text in ATTACKS.items() if text.partition(":")[0] in methods()]
-
-
-def query(
-    image: npt.NDArray[np.uint8], label: int, spec: Preprocessing, sender: int, study: int = 0
-) -> Query | None:
-    """One question as the gateway puts it to the store."""
-    image = np.ascontiguousarray(image)
-    mark = FINGERPRINTER.of(image, str(hash(image.tobytes())), spec, "m")
-    return None if mark is None else Query(mark, label, sender, study, False, "incident")
 
 
 @dataclass(frozen=True)
@@ -58,13 +41,12 @@ class Outcome:
 
 def replay(
     trace: Trace,
-    spec: Preprocessing,
-    store: LocalStore,
+    watched: Watched,
     identities: int,
     study: int = 0,
     others: Callable[[], Iterator[Query]] = lambda: iter(()),
 ) -> Outcome:
-    """Put a recording to a store.
+    """Put a recording to a history.
 
     Args:
         identities: the questions go round so many senders.
@@ -72,148 +54,13 @@ def replay(
     """
     detected = harmed = None
     for i, (image, answer) in enumerate(zip(trace.queries, trace.answers, strict=True)):
-        for other in others():
-            store.link(other, 0.0)
-        asked = query(image, int(answer), spec, 1 + i % identities, study)
-        held = asked is not None and store.link(asked, 0.0).attack
+        watched.pass_by(others())
+        held = watched.see(image, int(answer), 1 + i % identities, study).attack
         if held and detected is None:
             detected = i
         if not held and harmed is None and answer != trace.label and trace.close(image):
             harmed = i
     return Outcome(detected, harmed)
-
-
-def strangers(rng: np.random.Generator, count: int) -> Iterator[Query]:
-    """Queries about other pictures: what they do to the tables is what any others do."""
-    bands = rng.integers(2**32, size=(count, BANDS))
-    sketches = rng.integers(256, size=(count, SKETCH), dtype=np.uint8)
-    for row, sketch in zip(bands, sketches, strict=True):
-        mark = Fingerprint(sketch.tobytes(), tuple(row.tolist()), 50.0, 100.0, rng.bytes(8))
-        yield Query(mark, 0, 999, 0, False, "incident")
-
-
-class SpentProblem(Exception):
-    """The adaptive attacker's questions are used up, or it has won."""
-
-
-class Adaptive(nn.Module):
-    """The guarded model as an adaptive attacker asks it: in disguise, and again when refused."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        spec: Preprocessing,
-        source: Tensor,
-        label: int,
-        disguise: Callable[[Tensor, float, np.random.Generator], Tensor],
-        queries: int,
-    ) -> None:
-        super().__init__()
-        self.model, self.spec, self.source, self.label = model, spec, source, label
-        self.disguise, self.left, self.strength = disguise, queries, 0.0
-        self.store = LocalStore(Size(queries=2**14, seconds=86_400))
-        self.rng = np.random.default_rng(0)
-        self.asked = self.refused = 0
-        self.won = False
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return torch.stack([self._ask(image) for image in pixels])
-
-    def _ask(self, image: Tensor) -> Tensor:
-        logits = torch.zeros(0)
-        for _ in range(4):
-            if self.left == 0 or self.won:
-                raise SpentProblem
-            self.left -= 1
-            self.asked += 1
-            seed = int(self.rng.integers(2**31))
-            shown = self._disguised(image, seed)
-            with torch.no_grad():
-                logits = self.model(shown[None])[0]
-            answer = int(logits.argmax())
-            one = query(shown.numpy().astype(np.uint8), answer, self.spec, 1)
-            if one is None or not self.store.link(one, 0.0).attack:
-                self.strength *= 0.97
-                change = shown - self._disguised(self.source, seed)
-                near = float(change.square().mean().sqrt()) <= LIMIT
-                self.won = answer != self.label and near
-                return logits
-            self.refused += 1
-            self.strength = min(1.0, max(2 * self.strength, 1 / 16))
-        # refused: all it knows is that it has not won
-        return nn.functional.one_hot(torch.tensor(self.label), len(logits)).float() * 10
-
-    def _disguised(self, image: Tensor, seed: int) -> Tensor:
-        shown = self.disguise(image, self.strength, np.random.default_rng(seed))
-        return shown.round().clamp(0, 255)
-
-
-def smooth_noise(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Up to 16 grey levels in cells of a 14th of the side, where fingerprints suffer most."""
-    signs = torch.from_numpy(rng.choice([-16.0, 16.0], (1, 1, 14, 14))).float()
-    noise = nn.functional.interpolate(signs, image.shape[:2], mode="nearest")[0, 0]
-    return image + strength * noise[..., None]
-
-
-def window(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Contrast up to half more or less, brightness by up to 40 grey levels."""
-    gain, offset = 1 + strength * rng.uniform(-0.5, 0.5), strength * rng.uniform(-40, 40)
-    return (image - 128) * gain + 128 + offset
-
-
-def shifted(image: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Moved by up to an 18th of the side each way, edges repeated."""
-    most = strength * image.shape[0] / 18
-    down, right = (round(rng.uniform(-most, most)) for _ in range(2))
-    pad = round(image.shape[0] / 18) + 1
-    wide = nn.functional.pad(image.permute(2, 0, 1)[None], (pad,) * 4, mode="replicate")[0]
-    height, width = image.shape[:2]
-    rows, columns = slice(pad + down, pad + down + height), slice(pad + right, pad + right + width)
-    return wide[:, rows, columns].permute(1, 2, 0)
-
-
-DISGUISES = {"smooth noise": smooth_noise, "window": window, "shift": shifted}
-
-
-def adaptive_rows(
-    model: nn.Module,
-    spec: Preprocessing,
-    pixels: Tensor,
-    labels: Tensor,
-    names: Sequence[str],
-    queries: int,
-    most: int,
-) -> list[str]:
-    """A table of every attack in every disguise, on up to ``most`` images that fall to the attack
-    within as many questions while nobody watches."""
-    lines = [
-        "| attack | images that fall without the guard | disguise | success after the guard, of "
-        "the first of these | questions asked, median | refused |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in names:
-        bare = record(model, pixels, labels, [name], queries)
-        fall = [i for i, trace in enumerate(bare) if trace.success is not None]
-        for title, disguise in DISGUISES.items():
-            runs = []
-            for i in fall[:most]:
-                rows = slice(i, i + 1)
-                guarded = Adaptive(model, spec, pixels[i], int(labels[i]), disguise, queries)
-                attack = parse(ATTACKS[name]).model_copy(update={"queries": 100_000})
-                scene = Scene(guarded, pixels[rows], labels[rows], [i], lambda _: None)
-                with suppress(SpentProblem):
-                    carry_out(attack, scene)
-                runs.append(guarded)
-            head = f"| {name} | {share(len(fall), len(pixels))} | {title} "
-            if not runs:
-                lines.append(f"{head}| none to try | | |")
-                continue
-            won = sum(run.won for run in runs)
-            asked = statistics.median(run.asked for run in runs)
-            refused = sum(run.refused for run in runs) / sum(run.asked for run in runs)
-            lines.append(f"{head}| {share(won, len(runs))} | {asked:.0f} | {refused:.0%} |")
-            print(lines[-1], flush=True)
-    return lines
 
 
 def share(hits: int, count: int) -> str:
@@ -237,8 +84,8 @@ def replay_rows(
     for name in names:
         bare = [trace for trace in full if trace.attack == name]
         runs = [trace for trace in short if trace.attack == name]
-        store = LocalStore(SIZE)
-        found = [replay(trace, spec, store, identities=1) for trace in runs]
+        watched = Watched(spec)
+        found = [replay(trace, watched, identities=1) for trace in runs]
         lines.append(_row(name, bare, runs, found))
         print(lines[-1], flush=True)
     lines += [
@@ -251,8 +98,8 @@ def replay_rows(
     ]
     for name in names:
         bare = [trace for trace in full if trace.attack == name]
-        store = LocalStore(SIZE)
-        found = [replay(trace, spec, store, identities=1) for trace in bare]
+        watched = Watched(spec)
+        found = [replay(trace, watched, identities=1) for trace in bare]
         won = sum(trace.success is not None for trace in bare)
         harmed = sum(outcome.harmed is not None for outcome in found)
         lines.append(f"| {name} | {len(bare)} | {won} | {harmed} |")
@@ -271,12 +118,11 @@ def replay_rows(
             runs = [t for name in names for t in [t for t in short if t.attack == name][:unseen]]
             if between == 1000:
                 runs = runs[:: max(1, len(runs) // 16)]
-            stores = {name: LocalStore(SIZE) for name in names}
+            histories = {name: Watched(spec) for name in names}
             found = [
                 replay(
                     Trace(t.attack, t.source, t.label, t.queries[:24], t.answers[:24]),
-                    spec,
-                    stores[t.attack],
+                    histories[t.attack],
                     identities,
                     others=lambda between=between: strangers(rng, between),
                 )
@@ -299,8 +145,8 @@ def replay_rows(
     ]
     for name in names:
         bare = [trace for trace in full if trace.attack == name]
-        store = LocalStore(SIZE)
-        found = [replay(t, spec, store, identities=1, study=7) for t in bare]
+        watched = Watched(spec)
+        found = [replay(t, watched, identities=1, study=7) for t in bare]
         won = sum(trace.success is not None for trace in bare)
         waits = [o.detected + 1 for o in found if o.detected is not None]
         middle = f"{statistics.median(waits):.0f}" if waits else "never"
@@ -338,8 +184,6 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=60, help="questions of a short recording")
     parser.add_argument("--full-images", type=int, default=12)
     parser.add_argument("--full", type=int, default=500, help="questions of a full recording")
-    parser.add_argument("--adaptive-images", type=int, default=8)
-    parser.add_argument("--adaptive", type=int, default=300, help="questions of an adaptive run")
     parser.add_argument("--attacks", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
@@ -351,9 +195,6 @@ def main() -> None:
     short = record(model, pixels, labels, arguments.attacks, arguments.short)
     full = record(model, pixels[:few], labels[:few], arguments.attacks, arguments.full)
     lines = replay_rows(arguments.attacks, short, full, spec, unseen=5)
-    few = arguments.adaptive_images
-    lines += ["", "## Adaptive", ""]
-    lines += adaptive_rows(model, spec, pixels, labels, arguments.attacks, arguments.adaptive, few)
     title = Path(arguments.model).name
     body = "\n".join(
         [
@@ -362,7 +203,7 @@ def main() -> None:
             f"`{shlex.join(['python', '-m', 'benchmarks.query_attacks', *sys.argv[1:]])}`; images "
             f"of {tuple(pixels.shape[1:])}, one a patient, that the model diagnoses right; "
             f"{len(pixels)} of them for {arguments.short} questions, {arguments.full_images} for "
-            f"{arguments.full}; adaptive ones ask {arguments.adaptive}; {describe()}.",
+            f"{arguments.full}; {describe()}.",
             "",
             *lines,
             "",

@@ -109,17 +109,10 @@ class Fingerprinter:
             preprocessing: the model's, for the part of the image that it crops to.
             namespace: images of different namespaces (models) share no band.
         """
-        height, width, channels = pixels.shape
-        top, bottom, left, right = seen(preprocessing, height, width)
-        down = _cells(top, bottom, height)
-        across = np.repeat(_cells(left, right, width), channels, axis=1) / channels
-        flat = pixels.reshape(height, width * channels)
-        step = max(1, ROWS // flat.shape[1])
-        strips = np.zeros((GRID, flat.shape[1]), np.float32)
-        for row in range(0, height, step):
-            part = slice(row, row + step)
-            strips += down[:, part] @ flat[part].astype(np.float32)
-        cells = strips @ across.T
+        return self.of_cells(cells_of(pixels, preprocessing), digest, namespace)
+
+    def of_cells(self, cells: Float, digest: str, namespace: str) -> Fingerprint | None:
+        """As ``of``, given what ``cells_of`` made of the image."""
         vector = (_WAVES @ without_background(cells) @ _WAVES.T)[self._kept]
         contrast = float(np.linalg.norm(vector)) / GRID
         if contrast < FEATURELESS:
@@ -152,6 +145,23 @@ class Fingerprinter:
 
     def _bytes(self, purpose: bytes, count: int) -> bytes:
         return hashlib.shake_256(self._key + purpose).digest(count)
+
+
+def cells_of(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> Float:
+    """``float32[28, 28]``, grey levels: the means of cells of what the model sees of an image,
+    ``uint8[H, W, 1 or 3]``."""
+    height, width, channels = pixels.shape
+    top, bottom, left, right = seen(preprocessing, height, width)
+    down = _cells(top, bottom, height)
+    across = np.repeat(_cells(left, right, width), channels, axis=1) / channels
+    flat = pixels.reshape(height, width * channels)
+    step = max(1, ROWS // flat.shape[1])
+    strips = np.zeros((GRID, flat.shape[1]), np.float32)
+    for row in range(0, height, step):
+        part = slice(row, row + step)
+        strips += down[:, part] @ flat[part].astype(np.float32)
+    cells: Float = strips @ across.T
+    return cells
 
 
 def distances(sketch: bytes, others: Sequence[bytes]) -> npt.NDArray[np.float64]:
@@ -189,11 +199,17 @@ def without_background(cells: Float) -> Float:
     """``float32[28, 28]``: how far each cell is from the mean of the tissue around it; nothing in
     the black background. The edge of a field of view is the same in every image of a device and
     would outweigh what it shows."""
-    tissue = ((cells - BLACK[0]) / (BLACK[1] - BLACK[0])).clip(0, 1)
-    around = _NEAR @ (tissue * cells) @ _NEAR.T
-    weight = _NEAR @ tissue @ _NEAR.T
-    relief: Float = tissue * (cells - around / np.maximum(weight, 1e-6))
+    tissue: Float = ((cells - BLACK[0]) / (BLACK[1] - BLACK[0])).clip(0, 1)
+    relief: Float = tissue * (cells - surroundings(cells, tissue))
     return relief
+
+
+def surroundings(cells: Float, weights: Float) -> Float:
+    """``float32[28, 28]``: the weighted mean of the cells around each."""
+    around = _NEAR @ (weights * cells) @ _NEAR.T
+    weight = _NEAR @ weights @ _NEAR.T
+    mean: Float = (around / np.maximum(weight, 1e-6)).astype(np.float32)
+    return mean
 
 
 @lru_cache(maxsize=64)
@@ -207,14 +223,14 @@ def _cells(start: float, end: float, size: int) -> Float:
     return weights
 
 
-def _dct() -> Float:
-    """``float32[28, 28]``: the orthonormal DCT-II."""
-    position = np.arange(GRID)
-    waves = np.cos(np.pi * (position + 0.5) * position[:, None] / GRID) * (2 / GRID) ** 0.5
+def cosines(side: int) -> Float:
+    """``float32[side, side]``: the orthonormal DCT-II."""
+    position = np.arange(side)
+    waves = np.cos(np.pi * (position + 0.5) * position[:, None] / side) * (2 / side) ** 0.5
     waves[0] /= 2**0.5
     transform: Float = waves.astype(np.float32)
     return transform
 
 
-_WAVES = _dct()
+_WAVES = cosines(GRID)
 _NEAR = (np.abs(np.subtract.outer(np.arange(GRID), np.arange(GRID))) <= NEAR).astype(np.float32)

@@ -19,11 +19,15 @@ CONTRAST, BRIGHTNESS = 0.04, 4.0
 """A link whose contrast differs by this share, or whose brightness by so many grey levels, is
 another window of the picture; attacks change neither by as much from one query to the next."""
 
+SAME = 0.0015
+"""Cosine distance that another encoding (JPEG, fewer bits) makes of a picture: at most 0.0014 of
+chests, skin, ultrasound and phantoms, at most 0.005 of fundus photographs."""
+
 POINT = 64
 """Evidence is counted in 64ths, as integers: every store adds alike."""
 ALARM = 8 * POINT
 """Evidence at which a cluster is an attack: eight queries that differ by no more than noise, or
-four of which the last changed the diagnosis."""
+three of which the last changed the diagnosis."""
 RELIEF = 32
 """Links within one study, and of known senders to their own images, count a 32nd: 256 frames of a
 series weigh as much as eight strange queries. Not nothing, since anybody can write a UID."""
@@ -36,9 +40,11 @@ class Kind(IntEnum):
     """Like nothing before it."""
     REPEAT = 1
     """Bit-identical to one before it."""
-    NEAR = 2
-    """The same picture but for noise."""
-    TONE = 3
+    SAME = 2
+    """The same picture, changed no more than another encoding would change it."""
+    NEAR = 3
+    """The same picture but for noise, or moved a little."""
+    TONE = 4
     """The same picture in another window."""
 
 
@@ -77,25 +83,25 @@ SENDERS = 64
 """Most senders that a cluster remembers."""
 
 
-def weight(kind: Kind, *, flip: bool, relieved: bool) -> int:
+def weight(kind: Kind, *, flip: bool, relieved: bool, images: int = 3, toned: bool = False) -> int:
     """Evidence of one link, in ``POINT``ths.
 
-    A flip weighs most: it is what an attacker is after, and re-encoding or noise of a benign kind
-    changes the diagnosis rarely. Another window does so more often, and viewers export several.
+    A flip is what an attacker is after and weighs most, the more the longer the series is. It
+    weighs little where hospitals see it too: between two encodings or two windows of a picture
+    whose diagnosis lies on the boundary, and nothing of its own within a study, where neighbouring
+    frames of such a picture flip by themselves.
+
+    Args:
+        images: of the cluster before this one.
+        toned: the cluster has another window of its picture.
     """
-    points = {
-        (Kind.NEAR, False): POINT,
-        (Kind.NEAR, True): 6 * POINT,
-        (Kind.TONE, False): POINT // 4,
-        (Kind.TONE, True): POINT // 2,
-    }.get((kind, flip), 0)
-    return points // RELIEF if relieved else points
+    if relieved:
+        return WEIGHTS[2 * (kind - Kind.SAME)] // RELIEF
+    points = WEIGHTS[2 * (kind - Kind.SAME) + flip]
+    return min(points, FLIP_TONED if toned else FLIP_STEP * images) if flip else points
 
 
-WEIGHTS = tuple(
-    weight(kind, flip=flip, relieved=relieved)
-    for kind in (Kind.NEAR, Kind.TONE)
-    for flip in (False, True)
-    for relieved in (False, True)
-)
-"""For stores: at ``4 * (kind - NEAR) + 2 * flip + relieved``."""
+WEIGHTS = (POINT, POINT, POINT, 6 * POINT, POINT // 2, POINT)
+"""At ``2 * (kind - SAME) + flip``; of a flip the most."""
+FLIP_STEP, FLIP_TONED = 2 * POINT, POINT
+"""The most that a flip weighs for each image before it, and in a series of several windows."""

@@ -11,7 +11,8 @@ Inference Protocol, ``cases`` the held images, ``operations`` what operators pol
 again and again, beside the requests: ``drift`` (with ``drift_records``) at whether the false-alarm
 promise is kept, ``canaries`` at whether the guard still detects; ``watches`` wires these.
 ``trace_context`` is by which ids a request is followed, ``tracing`` and ``otlp`` send its spans.
-``query_history`` (with ``query_store``, ``query_store_redis``) links each image to those before it.
+``query_history`` (with ``query_disguises``, ``query_store``, ``query_store_redis``) links each
+image to those before it.
 ``pacs`` receives, screens and reports in DICOM; ``workers`` are several processes on one port;
 ``client`` is for callers of ours.
 ``auth``, ``admission`` and ``linger`` stand at the door; ``problems`` is every refusal;

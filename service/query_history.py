@@ -21,7 +21,8 @@ from uuid import uuid4
 
 import structlog
 
-from detectors.query_fingerprint import Fingerprint, Fingerprinter
+from detectors.query_disguise import Likeness, likeness_of
+from detectors.query_fingerprint import Fingerprint, Fingerprinter, cells_of
 from detectors.query_sequence import Sight
 from models.imaging import Image, ImageProblem
 from models.imaging.dicom_header import read as read_header
@@ -29,6 +30,7 @@ from models.spec import ModelSpec
 from service.body import Source, Upload
 from service.metrics import Metrics
 from service.metrics import catalogue as c
+from service.query_disguises import Disguises
 from service.query_store import LocalStore, Query, Size, Store, StoreProblem
 from service.settings import Settings, SettingsProblem
 
@@ -49,6 +51,8 @@ class Mark:
     fingerprint: Fingerprint
     study: int
     """Stands for the study it says it is of; 0 if it says nothing."""
+    likeness: Likeness
+    model: str
 
 
 class QueryHistory:
@@ -72,6 +76,9 @@ class QueryHistory:
     ) -> None:
         self._fingerprinter = Fingerprinter(secret)
         self._local = LocalStore(size)
+        self._seconds = size.seconds
+        # By store: clusters of one are not those of another.
+        self._here, self._there = Disguises(size.seconds), Disguises(size.seconds)
         self._shared = shared
         self._metrics = metrics
         self._known = frozenset(known)
@@ -84,13 +91,17 @@ class QueryHistory:
     def mark(self, image: Image, source: Source, model: ModelSpec) -> Mark | None:
         """What is to be remembered of an image; None where it shows nothing. Blocks for about a
         millisecond a megapixel."""
-        fingerprint = self._fingerprinter.of(
-            image.pixels, image.digest, model.preprocessing, model.name
-        )
+        cells = cells_of(image.pixels, model.preprocessing)
+        fingerprint = self._fingerprinter.of_cells(cells, image.digest, model.name)
         if fingerprint is None:
             return None
         study = study_of(source.data) if isinstance(source, Upload) and _is_dicom(image) else None
-        return Mark(fingerprint, self._fingerprinter.key("study", study) if study else 0)
+        return Mark(
+            fingerprint,
+            self._fingerprinter.key("study", study) if study else 0,
+            likeness_of(cells),
+            model.name,
+        )
 
     async def link(self, mark: Mark, label: int, client: str) -> Sight:
         """Link a judged image to its predecessors and keep it.
@@ -109,12 +120,18 @@ class QueryHistory:
         )
         now = self._clock()
         store = self._store(now)
-        try:
-            sight = await store.observe(query, now)
-        except StoreProblem as problem:
-            self._lost(problem, now)
-            return self._local.link(query, now)
-        self._answered(store)
+        if store is self._shared:
+            known = self._there.hinted(query, mark.likeness, mark.model, now)
+            try:
+                sight = await store.observe(known, now)
+            except StoreProblem as problem:
+                self._lost(problem, now)
+            else:
+                self._answered()
+                self._there.keep(query, mark.likeness, mark.model, sight, now)
+                return sight
+        sight = self._local.link(self._here.hinted(query, mark.likeness, mark.model, now), now)
+        self._here.keep(query, mark.likeness, mark.model, sight, now)
         return sight
 
     async def withdraw(self, sight: Sight) -> None:
@@ -137,6 +154,7 @@ class QueryHistory:
 
     def _lost(self, problem: StoreProblem, now: float) -> None:
         self._lost_until = now + RETRY_SECONDS
+        self._there = Disguises(self._seconds)  # it may come back empty and number anew
         self._metrics.count(c.SHARED_FAILURES, REDIS)
         if self._up:
             self._up = False
@@ -145,8 +163,8 @@ class QueryHistory:
                 "shared query history lost; this process goes on with its own", reason=str(problem)
             )
 
-    def _answered(self, store: Store) -> None:
-        if not self._up and store is self._shared:
+    def _answered(self) -> None:
+        if not self._up:
             self._up = True
             self._metrics.set(c.SHARED_UP, 1, REDIS)
             structlog.get_logger().info("shared query history is back")

@@ -2,16 +2,21 @@
 -- KEYS[1] is the prefix of every key, with a hash tag, so that a cluster keeps them together.
 local RECORDS, SLOTS, BYTES = 4096, 65536, 84 -- of one key: records, slots; bytes of a record
 local FORMAT = '<I4I4I4I4I4I2I2I2I2c8c48'
-local NEW, REPEAT, NEAR, TONE = 0, 1, 2, 3
+local NEW, REPEAT, SAME, NEAR, TONE = 0, 1, 2, 3, 4
 local prefix = KEYS[1]
 local seconds, kept, capacity = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local limit, alarm = tonumber(ARGV[4]), tonumber(ARGV[5])
-local contrast_share, brightness_limit = tonumber(ARGV[6]), tonumber(ARGV[7])
-local most_senders = tonumber(ARGV[8])
-local label, known, sender, study = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local contrast, brightness = tonumber(ARGV[13]), tonumber(ARGV[14])
-local pixels, sketch, incident = ARGV[15], ARGV[16], ARGV[17]
-local WEIGHTS, FIRST_SLOT = 18, 26 -- where eight weights, and then the slots, begin
+local limit, same_limit, alarm = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local contrast_share, brightness_limit = tonumber(ARGV[7]), tonumber(ARGV[8])
+local most_senders, relief = tonumber(ARGV[9]), tonumber(ARGV[10])
+local flip_step, flip_toned = tonumber(ARGV[11]), tonumber(ARGV[12])
+local WEIGHTS, FIRST_SLOT = 13, 34 -- where six weights, and then the slots, begin
+local label, known, sender, study = tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21]), tonumber(ARGV[22])
+local contrast, brightness = tonumber(ARGV[23]), tonumber(ARGV[24])
+local pixels, sketch, incident = ARGV[25], ARGV[26], ARGV[27]
+local hint = { -- cluster 0: none
+  root = tonumber(ARGV[28]), kind = tonumber(ARGV[29]), flip = tonumber(ARGV[30]),
+  relieved = tonumber(ARGV[31]), sender = ARGV[32], wanted = tonumber(ARGV[33]),
+}
 
 local function record_at(number)
   local index = number % capacity
@@ -25,7 +30,7 @@ end
 
 local function cluster_of(root)
   local key = prefix .. ':c:' .. root
-  return key, redis.call('HMGET', key, 'queries', 'flips', 'points', 'incident', 'senders')
+  return key, redis.call('HMGET', key, 'queries', 'flips', 'points', 'incident', 'senders', 'toned')
 end
 
 local bytes = { string.byte(sketch, 1, -1) }
@@ -65,24 +70,41 @@ for argument = FIRST_SLOT, #ARGV do
 end
 
 local number = (redis.call('INCR', prefix .. ':n') - 1) % 4294967295 + 1
-local root, late, answer = number, 0, { NEW, 0, 0, 1, 0, 1, 0, '', 0, 0 }
+local link
 if best then
-  local kind, flip, relieved = NEAR, 0, 0
+  link = { root = best[3], kind = NEAR, flip = 0, relieved = 0, sender = best[5] }
   if math.abs(contrast - best[7]) > contrast_share * best[7]
     or math.abs(brightness - best[8]) > brightness_limit then
-    kind = TONE
+    link.kind = TONE
+  elseif nearest <= same_limit then
+    link.kind = SAME
   end
-  if label ~= best[6] then flip = 1 end
-  if (study ~= 0 and study == best[4]) or (known == 1 and sender == best[5]) then relieved = 1 end
-  root = best[3]
+  if label ~= best[6] then link.flip = 1 end
+  if (study ~= 0 and study == best[4]) or (known == 1 and sender == best[5]) then
+    link.relieved = 1
+  end
+end
+if hint.root ~= 0 and (not link or hint.wanted == 1) then link = hint end
+
+local root, late, answer = number, 0, { NEW, 0, number, 1, 0, 1, 0, '', 0, 0 }
+if link then
+  root = link.root
   local key, c = cluster_of(root)
-  local queries = (tonumber(c[1]) or 1) + 1
-  local flips = (tonumber(c[2]) or 0) + flip
-  local points = (tonumber(c[3]) or 0)
-    + tonumber(ARGV[WEIGHTS + 4 * (kind - NEAR) + 2 * flip + relieved])
+  local images = tonumber(c[1]) or 1
+  local flips = (tonumber(c[2]) or 0) + link.flip
+  local toned = c[6] == '1' or link.kind == TONE
+  local first_weight = WEIGHTS + 2 * (link.kind - SAME)
+  local weight = tonumber(ARGV[first_weight])
+  if link.relieved == 1 then
+    weight = math.floor(weight / relief)
+  elseif link.flip == 1 then
+    weight = tonumber(ARGV[first_weight + 1])
+    weight = math.min(weight, toned and flip_toned or flip_step * images)
+  end
+  local points = (tonumber(c[3]) or 0) + weight
   local senders = tonumber(c[5])
   if not senders then
-    redis.call('HSET', key, 's' .. best[5], 1)
+    redis.call('HSET', key, 's' .. link.sender, 1)
     senders = 1
   end
   if senders < most_senders then
@@ -90,11 +112,11 @@ if best then
   end
   local raised, first = c[4] or '', 0
   if raised == '' and points >= alarm then raised, first = incident, 1 end
-  redis.call('HSET', key, 'queries', queries, 'flips', flips, 'points', points,
-    'incident', raised, 'senders', senders)
+  redis.call('HSET', key, 'queries', images + 1, 'flips', flips, 'points', points,
+    'incident', raised, 'senders', senders, 'toned', toned and 1 or 0)
   redis.call('EXPIRE', key, kept)
   if raised ~= '' then late = 1 end
-  answer = { kind, flip, root, queries, flips, senders, points, raised, first, 0 }
+  answer = { link.kind, link.flip, root, images + 1, flips, senders, points, raised, first, 0 }
 end
 
 local where, at = record_at(number)

@@ -20,10 +20,11 @@ from detectors.query_sequence import (
     BRIGHTNESS,
     CONTRAST,
     RADIUS,
+    SAME,
     SENDERS,
-    WEIGHTS,
     Kind,
     Sight,
+    weight,
 )
 
 RECORD = np.dtype(
@@ -45,10 +46,25 @@ RECORD = np.dtype(
 FINE = 64
 LIMIT = round(RADIUS * 2 * SCALE**2)
 """``RADIUS`` as a sum of squared differences of sketch bytes."""
+SAME_LIMIT = round(SAME * 2 * SCALE**2)
 
 
 class StoreProblem(Exception):
     """The store does not answer. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A query's tie to its predecessor."""
+
+    cluster: int
+    kind: Kind
+    flip: bool
+    relieved: bool
+    sender: int
+    """The predecessor's."""
+    wanted: bool
+    """It is of an incident: this link goes before the one to the most similar predecessor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,8 @@ class Query:
     """The sender is one whose repeats are expected."""
     incident: str
     """The id that an incident gets if this query is the one to raise it."""
+    hint: Link | None = None
+    """To a predecessor that was known again in disguise, which the store cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,7 @@ class _Cluster:
     points: int = 0
     incident: str | None = None
     senders: set[int] = field(default_factory=set)
+    toned: bool = False
     until: float = 0.0
 
 
@@ -141,13 +160,12 @@ class LocalStore:
         for record in found:
             if record["pixels"].tobytes() == exact:
                 return self._repeat(record, now)
-        kind, parent = self._nearest(query.fingerprint, found)
+        link = self._nearest(query, found)
+        if query.hint is not None and (link is None or query.hint.wanted):
+            link = query.hint
         number = self._next()
-        root, late, sight = number, False, Sight(kind)
-        if parent is not None:
-            root = int(parent["root"])
-            sight = self._grow(kind, parent, query, now)
-            late = sight.incident is not None
+        sight = Sight(Kind.NEW, cluster=number) if link is None else self._grow(link, query, now)
+        root, late = sight.cluster, sight.incident is not None
         self._records[number % self._size.queries] = (
             seconds,
             number,
@@ -184,48 +202,61 @@ class LocalStore:
         candidates: npt.NDArray[np.void] = records[kept]
         return candidates
 
-    def _nearest(
-        self, fingerprint: Fingerprint, found: npt.NDArray[np.void]
-    ) -> tuple[Kind, np.void | None]:
+    def _nearest(self, query: Query, found: npt.NDArray[np.void]) -> Link | None:
         """The most similar predecessor, of several alike the newest."""
         if len(found) == 0:
-            return Kind.NEW, None
+            return None
+        fingerprint = query.fingerprint
         sketch = np.frombuffer(fingerprint.sketch, np.uint8).astype(np.int32)
         apart = ((found["sketch"].astype(np.int32) - sketch) ** 2).sum(axis=1)
         best = len(apart) - 1 - int(apart[::-1].argmin())
         if apart[best] > LIMIT:
-            return Kind.NEW, None
+            return None
         parent: np.void = found[best]
-        contrast, brightness = int(parent["contrast"]), int(parent["brightness"])
+        sender = int(parent["sender"])
         retoned = (
-            abs(round(fingerprint.contrast * FINE) - contrast) > CONTRAST * contrast
-            or abs(round(fingerprint.brightness * FINE) - brightness) > BRIGHTNESS * FINE
+            abs(round(fingerprint.contrast * FINE) - int(parent["contrast"]))
+            > CONTRAST * int(parent["contrast"])
+            or abs(round(fingerprint.brightness * FINE) - int(parent["brightness"]))
+            > BRIGHTNESS * FINE
         )
-        return (Kind.TONE if retoned else Kind.NEAR), parent
+        same_study = query.study != 0 and query.study == int(parent["study"])
+        return Link(
+            cluster=int(parent["root"]),
+            kind=Kind.TONE if retoned else Kind.SAME if apart[best] <= SAME_LIMIT else Kind.NEAR,
+            flip=query.label != int(parent["label"]),
+            relieved=same_study or (query.known and query.sender == sender),
+            sender=sender,
+            wanted=False,
+        )
 
-    def _grow(self, kind: Kind, parent: np.void, query: Query, now: float) -> Sight:
-        root, sender = int(parent["root"]), int(parent["sender"])
+    def _grow(self, link: Link, query: Query, now: float) -> Sight:
+        root = link.cluster
         cluster = self._clusters.get(root)
         if cluster is None or cluster.until < now:
-            cluster = self._clusters[root] = _Cluster(senders={sender})
+            cluster = self._clusters[root] = _Cluster(senders={link.sender})
         self._clusters.move_to_end(root)
         while len(self._clusters) > self._size.queries:
             self._clusters.popitem(last=False)
-        flip = query.label != int(parent["label"])
-        same_study = query.study != 0 and query.study == int(parent["study"])
-        relieved = same_study or (query.known and query.sender == sender)
         cluster.until = now + self._size.seconds
+        cluster.toned |= link.kind is Kind.TONE
+        cluster.points += weight(
+            link.kind,
+            flip=link.flip,
+            relieved=link.relieved,
+            images=cluster.queries,
+            toned=cluster.toned,
+        )
         cluster.queries += 1
-        cluster.flips += flip
-        cluster.points += WEIGHTS[4 * (kind - Kind.NEAR) + 2 * flip + relieved]
+        cluster.flips += link.flip
         if len(cluster.senders) < SENDERS:
             cluster.senders.add(query.sender)
         first = cluster.incident is None and cluster.points >= ALARM
         if first:
             cluster.incident = query.incident
         return Sight(
-            kind=kind,
-            flip=flip,
+            kind=link.kind,
+            flip=link.flip,
             cluster=root,
             queries=cluster.queries,
             flips=cluster.flips,

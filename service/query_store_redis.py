@@ -10,8 +10,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from detectors.query_sequence import ALARM, BRIGHTNESS, CONTRAST, SENDERS, WEIGHTS, Kind, Sight
-from service.query_store import FINE, LIMIT, Query, Size, StoreProblem
+from detectors.query_sequence import (
+    ALARM,
+    BRIGHTNESS,
+    CONTRAST,
+    FLIP_STEP,
+    FLIP_TONED,
+    RELIEF,
+    SENDERS,
+    WEIGHTS,
+    Kind,
+    Sight,
+)
+from service.query_store import FINE, LIMIT, SAME_LIMIT, Query, Size, StoreProblem
 from service.settings import SettingsProblem
 
 SCRIPT = Path(__file__).with_name("query_store.lua")
@@ -48,17 +59,22 @@ class RedisStore:
             size.seconds,
             size.queries,
             LIMIT,
+            SAME_LIMIT,
             ALARM,
             CONTRAST,
             BRIGHTNESS * FINE,
             SENDERS,
+            RELIEF,
+            FLIP_STEP,
+            FLIP_TONED,
+            *WEIGHTS,
         )
         # Histories of another size or layout lie apart.
-        self._prefix = f"{PREFIX}:1:{size.queries}"
+        self._prefix = f"{PREFIX}:2:{size.queries}"
 
     async def observe(self, query: Query, now: float) -> Sight:
         """As ``Store``."""
-        fingerprint = query.fingerprint
+        fingerprint, hint = query.fingerprint, query.hint
         arguments: tuple[Any, ...] = (
             int(now),
             *self._fixed,
@@ -71,7 +87,12 @@ class RedisStore:
             fingerprint.pixels,
             fingerprint.sketch,
             query.incident,
-            *WEIGHTS,
+            *(
+                (hint.cluster, int(hint.kind), int(hint.flip), int(hint.relieved))
+                if hint
+                else 4 * (0,)
+            ),
+            *((hint.sender, int(hint.wanted)) if hint else (0, 0)),
             *(band % self._size.slots for band in fingerprint.bands),
         )
         try:

@@ -37,7 +37,7 @@ TOLERATED = ALARM // POINT
 def question(i: int, label: int = 0, patient: int = 1) -> np.ndarray:
     """The i-th of many noisy copies of a chest, which the tiny model accepts."""
     pixels = radiograph(patient, 0, opacities=False, size=64).astype(float) * 0.7
-    noise = np.random.default_rng(i).normal(0, 2, pixels.shape)
+    noise = np.random.default_rng(i).normal(0, 6, pixels.shape)
     asked = np.clip(pixels + noise, 0, 255).round().astype(np.uint8)
     asked[0, 0] = 200 * label  # decides the tiny model's class
     return asked
@@ -80,6 +80,20 @@ def test_a_changed_diagnosis_is_caught_when_it_happens(settings: Settings) -> No
     with serving(responding(settings, "reject")) as client:
         answers = [ask(client, question(i, label=int(i == 3))).json() for i in range(4)]
     assert [answer["verdict"] for answer in answers] == [*3 * ["accept"], "reject"]
+
+
+def test_moving_and_windowing_every_question_does_not_help(settings: Settings) -> None:
+    def disguised(i: int) -> np.ndarray:
+        moved = np.roll(question(i), (i % 4 - 2, i % 3 - 1), axis=(0, 1)).astype(float)
+        shown = np.clip(moved * (0.8 + 0.05 * (i % 5)), 0, 255).round().astype(np.uint8)
+        shown[0, 0] = 0  # the tiny model's class
+        return shown
+
+    with serving(responding(settings, "reject")) as client:
+        answers = [ask(client, disguised(i)).json() for i in range(2 * TOLERATED + 4)]
+        assert ask(client, question(0, patient=2)).json()["verdict"] == "accept"
+    assert {answer["verdict"] for answer in answers[:4]} == {"accept"}
+    assert {answer["route"] for answer in answers[-4:]} == {"query_attack"}
 
 
 def test_throttling_refuses(settings: Settings, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from detectors.query_fingerprint import BANDS, SKETCH, Fingerprint, Fingerprinte
 from detectors.query_sequence import ALARM, POINT, RELIEF, Kind, Sight
 from models.phantom import radiograph
 from models.spec import Preprocessing
-from service.query_store import LocalStore, Query, Size, Store, StoreProblem
+from service.query_store import Link, LocalStore, Query, Size, Store, StoreProblem
 from service.query_store_redis import RedisStore
 
 SECRET = Fingerprinter(b"secret")
@@ -83,7 +84,7 @@ def test_different_patients_are_strangers(make: Make) -> None:
 def test_repeats_weigh_nothing(make: Make) -> None:
     one, other = chest(1), noisy(chest(1), 1, 0.6)
     seen = ask(make(SIZE), [query(one), *(query(x) for x in 100 * [other, one])])
-    assert [sight.kind for sight in seen[:2]] == [Kind.NEW, Kind.NEAR]
+    assert [sight.kind for sight in seen[:2]] == [Kind.NEW, Kind.SAME]
     assert {sight.kind for sight in seen[2:]} == {Kind.REPEAT}
     assert seen[-1].points == POINT
     assert seen[-1].queries == 2
@@ -104,9 +105,60 @@ def test_a_growing_sequence_raises_one_incident_whoever_asks(make: Make) -> None
 def test_a_changed_diagnosis_raises_it_sooner(make: Make) -> None:
     source = chest(3)
     labels = [0, 0, 0, 1]
-    seen = ask(make(SIZE), [query(noisy(source, i), label) for i, label in enumerate(labels)])
+    seen = ask(make(SIZE), [query(noisy(source, i, 8), label) for i, label in enumerate(labels)])
     assert [sight.flip for sight in seen] == [False, False, False, True]
     assert seen[-1].first
+
+
+def test_flips_between_encodings_or_windows_of_a_picture_are_no_attack(make: Make) -> None:
+    """Its diagnosis lies on the boundary, and a hospital sends it five times."""
+    source = chest(4)
+    encodings = [noisy(source, i, 0.3) for i in range(5)]
+    seen = ask(make(SIZE), [query(one, label=i % 2) for i, one in enumerate(encodings)])
+    assert {sight.kind for sight in seen[1:]} == {Kind.SAME}
+    assert seen[-1].flips >= 2
+    assert seen[-1].points == 4 * POINT
+    windows = [
+        np.clip((source.astype(float) - 128) * gain + 128, 0, 255).astype(np.uint8)
+        for gain in (1, 1.1, 0.9, 1.2)
+    ]
+    windows.append(noisy(windows[-1], 1, 8))
+    seen = ask(make(SIZE), [query(one, label=i % 2) for i, one in enumerate(windows)])
+    assert {sight.kind for sight in seen} == {Kind.NEW, Kind.TONE, Kind.NEAR}
+    assert seen[-1].flips >= 2
+    assert seen[-1].points <= 4 * POINT
+
+
+def test_a_hint_links_what_the_store_cannot_and_an_incident_goes_first(make: Make) -> None:
+    async def run() -> list[Sight]:
+        store = make(SIZE)
+        attack = [query(noisy(chest(10), i)) for i in range(9)]
+        seen = [await store.observe(one, NOW) for one in attack]
+        root = seen[-1].cluster
+
+        def hinted(patient: int, link: Link) -> Query:
+            return replace(query(chest(patient)), hint=link)
+
+        known = Link(root, Kind.NEAR, flip=True, relieved=False, sender=1, wanted=True)
+        seen.append(await store.observe(hinted(11, known), NOW))
+        stranger = await store.observe(query(chest(12)), NOW)
+        near = noisy(chest(12), 1)
+        seen.append(await store.observe(replace(query(near), hint=known), NOW))
+        near = noisy(chest(12), 2)
+        other = replace(known, cluster=seen[0].cluster, wanted=False)
+        seen.append(await store.observe(replace(query(near), hint=other), NOW))
+        toned = Link(stranger.cluster, Kind.TONE, flip=True, relieved=True, sender=5, wanted=False)
+        seen.append(await store.observe(hinted(13, toned), NOW))
+        await store.close()
+        return [*seen, stranger]
+
+    *seen, stranger = asyncio.run(run())
+    root = seen[8].cluster
+    assert [sight.cluster == root for sight in seen] == [*11 * [True], True, False]
+    assert [sight.attack for sight in seen[8:]] == [True, True, True, True, False]
+    assert seen[9].flip
+    assert (seen[12].cluster, seen[12].senders) == (stranger.cluster, 2)
+    assert seen[12].points == POINT // 2 // RELIEF
 
 
 def test_a_window_of_the_same_picture_weighs_less(make: Make) -> None:
@@ -114,7 +166,7 @@ def test_a_window_of_the_same_picture_weighs_less(make: Make) -> None:
     windows = [np.clip((source - 128) * g + 128, 0, 255).astype(np.uint8) for g in (1, 1.1, 0.9)]
     seen = ask(make(SIZE), [query(pixels) for pixels in windows])
     assert [sight.kind for sight in seen] == [Kind.NEW, Kind.TONE, Kind.TONE]
-    assert seen[-1].points == POINT // 2
+    assert seen[-1].points == POINT
 
 
 def test_a_series_and_a_known_sender_are_relieved(make: Make) -> None:
@@ -166,7 +218,7 @@ def test_what_is_too_old_is_forgotten(make: Make) -> None:
         return seen
 
     kinds = [sight.kind for sight in asyncio.run(run())]
-    assert kinds == [Kind.NEW, Kind.NEAR, Kind.NEAR, Kind.NEW]
+    assert kinds == [Kind.NEW, Kind.SAME, Kind.SAME, Kind.NEW]
 
 
 def test_the_ring_is_overwritten(make: Make) -> None:

@@ -1,0 +1,152 @@
+"""Knows a picture again when it is shown in another window, moved, or under smooth noise.
+
+An attacker who sees refusals disguises each question (OARS, Feng et al. 2023, arXiv 2310.17645).
+Ranks do not change with the window, and the best of 81 positions does not change with a shift of
+up to a fourteenth of the side, so two likenesses are compared by the least cosine distance of
+their ranks' whitened frequencies over these. That is too much for an index of a million; it is
+done against the last few hundred images of a process and those of its recent incidents, where an
+attacker's other questions are. ``benchmarks/query_disguises.py`` has what lies within the radii.
+NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.query_fingerprint import GRID, HIGHEST, LOWEST, WHITENING, cosines, surroundings
+
+MARGIN = 2
+"""Cells by which an image may be moved each way, in steps of half a cell."""
+SIDE = GRID - 2 * MARGIN
+POSITIONS = (4 * MARGIN + 1) ** 2
+ALIKE = 0.14
+"""Distance within which an image is one of the recent ones again."""
+WANTED = 0.2
+"""And one of an incident's: wider, because a mistake is possible only while there is one."""
+COARSE = 0.4
+"""Distance at whole cells beyond which halves of cells are not tried."""
+RECENT, INCIDENTS = 256, 64
+"""Images of either kind that are kept."""
+TIE = 0.1
+"""Grey levels: means of cells that differ by less have one rank."""
+
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """An image as it is compared; frequencies of unit length, no pixels."""
+
+    moved: Float
+    """``float32[81, F]``: at each position."""
+
+    @property
+    def centre(self) -> Float:
+        """``float32[F]``: where it is."""
+        position: Float = self.moved[POSITIONS // 2]
+        return position
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is remembered beside a likeness."""
+
+    cluster: int
+    label: int
+    sender: int
+    study: int
+    contrast: float
+    brightness: float
+    wanted: bool
+    """It is of an incident."""
+    until: float
+    """Seconds since 1970."""
+
+
+def likeness_of(cells: Float) -> Likeness:
+    """How an image of these cells (``float32[28, 28]``, grey levels) looks at every position."""
+    ranks = _ranks(cells)
+    relief = ranks - surroundings(ranks, np.ones_like(ranks))
+    span = range(2 * MARGIN + 1)
+    parts = np.stack([relief[i : i + SIDE, j : j + SIDE] for i in span for j in span])
+    whole = (_WAVES @ parts @ _WAVES.T)[:, _KEPT] * _GAINS
+    whole = whole.reshape(len(span), len(span), -1)
+    # Between two whole cells lies the mean of both: the transform is linear.
+    steps = 2 * len(span) - 1
+    moved = np.empty((steps, steps, whole.shape[-1]), np.float32)
+    moved[::2, ::2] = whole
+    moved[1::2, ::2] = (whole[1:] + whole[:-1]) / 2
+    moved[:, 1::2] = (moved[:, :-2:2] + moved[:, 2::2]) / 2
+    moved /= np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-6)
+    return Likeness(moved.reshape(POSITIONS, -1))
+
+
+class Gallery:
+    """The last images of a process and those of its incidents, oldest overwritten. The images of
+    different models belong in different galleries."""
+
+    def __init__(self, recent: int = RECENT, incidents: int = INCIDENTS) -> None:
+        self._recent, self._incidents = recent, incidents
+        self._centres = np.zeros((recent + incidents, int(_KEPT.sum())), np.float32)
+        self._known: list[Known | None] = [None] * (recent + incidents)
+        self._next = self._next_wanted = 0
+
+    def find(self, likeness: Likeness, now: float) -> Known | None:
+        """The most alike of an incident within ``WANTED``, else the most alike within ``ALIKE``."""
+        apart: Float = 1 - (likeness.moved[_WHOLE] @ self._centres.T).max(axis=0)
+        near = np.flatnonzero(apart <= COARSE)
+        apart[near] = 1 - (likeness.moved @ self._centres[near].T).max(axis=0)
+        places = near[np.argsort(apart[near])]
+        of_incidents = places >= self._recent
+        for group, radius in ((places[of_incidents], WANTED), (places[~of_incidents], ALIKE)):
+            for place in map(int, group[apart[group] <= radius]):
+                known = self._known[place]
+                if known is not None and known.until >= now:
+                    return known
+        return None
+
+    def keep(self, likeness: Likeness, known: Known) -> None:
+        """Remember an image; with it, if it is wanted, what is recent of its cluster."""
+        centre = likeness.centre
+        if known.wanted:
+            for i, other in enumerate(self._known[: self._recent]):
+                if other is not None and other.cluster == known.cluster and not other.wanted:
+                    self._want(self._centres[i].copy(), other)
+                    self._known[i] = None
+            self._want(centre, known)
+            return
+        self._centres[self._next] = centre
+        self._known[self._next] = known
+        self._next = (self._next + 1) % self._recent
+
+    def _want(self, centre: Float, known: Known) -> None:
+        """Unless another of its cluster looks just so: one flood must not wash others out."""
+        apart = 1 - self._centres[self._recent :] @ centre
+        for other, distance in zip(self._known[self._recent :], apart, strict=True):
+            if other is not None and other.cluster == known.cluster and distance < ALIKE / 2:
+                return
+        place = self._recent + self._next_wanted
+        self._centres[place], self._known[place] = centre, known
+        self._next_wanted = (self._next_wanted + 1) % self._incidents
+
+
+_WHOLE = np.arange(POSITIONS).reshape(4 * MARGIN + 1, -1)[::2, ::2].ravel()
+
+
+def _ranks(cells: Float) -> Float:
+    """``float32[28, 28]``, 0 to 1: the share of cells that are darker."""
+    _, place, count = np.unique(
+        np.rint(cells / TIE).astype(np.int32), return_inverse=True, return_counts=True
+    )
+    middle = np.cumsum(count) - (count + 1) / 2
+    ranks: Float = (middle[place].reshape(cells.shape) / cells.size).astype(np.float32)
+    return ranks
+
+
+_WAVES = cosines(SIDE)
+_FREQUENCIES = np.hypot(*np.indices((SIDE, SIDE)))
+_KEPT = (_FREQUENCIES >= LOWEST) & (_FREQUENCIES < HIGHEST)
+_GAINS = (_FREQUENCIES[_KEPT] ** WHITENING).astype(np.float32)
