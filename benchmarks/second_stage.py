@@ -1,8 +1,8 @@
 """Two stages: whom triage picks, what slips by both, and what they cost.
 
-    python benchmarks/second_stage.py --bundle B [--bundle C ...] --data D [--images 100]
-        [--aware joint_pgd,orthogonal_pgd,selective_pgd,hfc] [--aware-images 24] [--steps 100]
-        [--out docs/results/second_stage.md]
+    python benchmarks/second_stage.py --bundle B [--bundle C ...] --data D [--model M]
+        [--images 100] [--aware joint_pgd,orthogonal_pgd,selective_pgd,hfc] [--aware-images 24]
+        [--steps 100] [--out docs/results/second_stage.md]
 
 Bundles of one model, fitted on one data set with one seed: today's guard, one with a second stage,
 and so on. All meet the same unaware attacks; each meets attackers who hold it. "Picked" is the
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", type=Path, action="append", required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", help="the guarded model; default: the zoo's of that name")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--families", default="fgsm,pgd,cw_linf")
     parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 2.0, 4.0])
@@ -88,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(1)
     bundles = [Bundle.open(path) for path in chosen.bundle]
     spec = bundles[0].manifest.model
-    model = load_model(spec.name)
+    model = load_model(chosen.model or spec.name)
     dataset = read_dataset(chosen.data, spec.classes)
     tests = clean_samples(load_images(test_examples(dataset, chosen.seed)))
     clean = draw(tests, chosen.images, chosen.seed)

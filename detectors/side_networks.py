@@ -98,7 +98,7 @@ def teach(
                 ]
             )
         answers = torch.from_numpy(np.concatenate([m.class_logits for _, m in benign]))
-        student.teach(views, answers, seed)
+        student.teach(views, answers, preprocess, seed)
         networks.student = student
     if Residual.name in names:
         with torch.random.fork_rng(devices=[]):

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detectors.descent import descend, initialise
+from models.hardening import Hardening, harden
+from models.preprocess import Preprocess
 
 SIDE = 72
 """Pixels, about: the shorter side of what the student sees."""
@@ -16,6 +18,10 @@ STEPS, EPOCHS = 1000, 25
 """At most, each: of training."""
 BATCH = 32
 LEARNING_RATE = 3e-3
+ROBUST = Hardening(epsilon=4.0, noise=4.0)
+"""It is taught to give the model's answer to the clean image when its own view is moved against it
+by up to so much: an attacker who moves the model at 1 or 2 grey levels then cannot as easily move
+the student along (robust distillation, Goldblum et al. 2020, arXiv 1905.09747)."""
 
 
 class Student(nn.Module):
@@ -62,13 +68,15 @@ class Student(nn.Module):
         return logits
 
     @torch.enable_grad()
-    def teach(self, views: Tensor, answers: Tensor, seed: int) -> None:
+    def teach(self, views: Tensor, answers: Tensor, preprocess: Preprocess, seed: int) -> None:
         """Distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531) by regression on logits,
-        which needs no temperature. Deterministic for a seed.
+        which needs no temperature, on views moved as ``ROBUST`` says: means over neighbourhoods
+        move by no more than the pixels do. Deterministic for a seed.
 
         Args:
             views: ``float32[N, C, h', w']``, ``smoothed`` images.
             answers: ``float32[N, K]``, the diagnostic model's class logits of the same images.
+            preprocess: how grey levels became the views' numbers.
         """
         steps = min(STEPS, EPOCHS * -(-len(views) // BATCH))
         targets = answers - answers.mean(dim=1, keepdim=True)
@@ -85,6 +93,13 @@ class Student(nn.Module):
             if len(order) < min(BATCH, len(views)):
                 order = torch.randperm(len(views), generator=generator)
             rows, order = order[:BATCH], order[BATCH:]
-            return functional.smooth_l1_loss(self.answer(views[rows]), wanted[rows])
+
+            def gradient_at(moved: Tensor) -> Tensor:
+                moved.requires_grad_()
+                miss = functional.smooth_l1_loss(self.answer(moved), wanted[rows])
+                return torch.autograd.grad(miss, moved)[0]
+
+            seen = harden(views[rows], gradient_at, preprocess, ROBUST, generator)
+            return functional.smooth_l1_loss(self.answer(seen), wanted[rows])
 
         descend(self, loss, steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.05)
