@@ -143,7 +143,7 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(value) for value in fields[11:15]) / TICKS
 
 
-def send(port: int, folders: list[Path]) -> float:
+def send(receiver: Receiver, port: int, folders: list[Path]) -> float:
     """Send every folder on an association of its own, at once; seconds."""
     started = time.perf_counter()
     senders = [
@@ -157,7 +157,7 @@ def send(port: int, folders: list[Path]) -> float:
     for sender in senders:
         _, errors = sender.communicate()
         if sender.returncode != 0:
-            raise SystemExit(errors.decode(errors="replace"))
+            raise SystemExit(f"{receiver.name}: {errors.decode(errors='replace')}")
     return time.perf_counter() - started
 
 
@@ -177,7 +177,7 @@ def measure(rounds: int, count: int, work: Path) -> list[Receiver]:
             for associations, folders in ((1, [files]), (4, quarters)):
                 with running(receiver, work / "received", port) as pid:
                     before = cpu_seconds(pid)
-                    seconds = send(port, folders)
+                    seconds = send(receiver, port, folders)
                     spent = cpu_seconds(pid) - before
                 receiver.rates.setdefault(associations, []).append(count / seconds)
                 receiver.cpu.setdefault(associations, []).append(1000 * spent / count)

@@ -46,6 +46,9 @@ def evaluate(
     aware_images: Annotated[
         int, typer.Option(help="Of them, how many are attacked by those who know the guard.")
     ] = 48,
+    severity: Annotated[
+        int, typer.Option(min=1, max=5, help="Of benign shifts, the most severe of 5.")
+    ] = 5,
     other: Annotated[
         list[Path] | None, typer.Option(help="Folder of images that are not for this model.")
     ] = None,
@@ -149,7 +152,7 @@ def evaluate(
                 )
             fitted = fitted_families(opened)
             hit = [replace(a, knowledge=knowledge_of(a.samples.origin, fitted)) for a in hit]
-            shifts = every_shift(drawn, seed)
+            shifts = every_shift(drawn, seed, mildest=severity)
             total = len(clean) + sum(len(a.samples) for a in hit)
             total += sum(len(s) for s in (*shifts, *others))
             reading = progress.add_task("judging", total=total)

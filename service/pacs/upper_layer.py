@@ -161,15 +161,17 @@ class UpperLayer(DULServiceProvider):
             link.discard()
             return
         limits, seconds = self._storage.limits, self._storage.limits.idle_seconds
-        established = self._storage.is_established
+        # By this thread's own state: the other one learns that the association is established
+        # after the peer does, who sends its first data at once.
+        awaiting = self._awaits_request()
         try:
             header = link.read(6, seconds)
             kind, length = struct.unpack(">BxL", header)
             if not 1 <= kind <= 7:
                 self._refuse(Fault.NOT_DICOM)
                 return
-            if length > (limits.pdu_bytes if established else REQUEST_BYTES):
-                self._refuse(Fault.PDU_TOO_LARGE if established else Fault.NOT_DICOM)
+            if length > (REQUEST_BYTES if awaiting else limits.pdu_bytes):
+                self._refuse(Fault.NOT_DICOM if awaiting else Fault.PDU_TOO_LARGE)
                 return
             body = link.read(length, seconds)
         except TimeoutError:
@@ -177,7 +179,7 @@ class UpperLayer(DULServiceProvider):
             self._gone(link)
             return
         except (OSError, EOFError, ValueError):
-            if established:
+            if not awaiting:
                 self._storage.fault(Fault.CUT_SHORT)
             self._gone(link)
             return
@@ -193,9 +195,12 @@ class UpperLayer(DULServiceProvider):
         self.event_queue.put(event)
         self._recv_pdu.put(pdu)
 
+    def _awaits_request(self) -> bool:
+        return self.state_machine.current_state in _AWAITING_REQUEST
+
     def _refuse(self, fault: Fault) -> None:
         self._storage.fault(fault)
-        if self.state_machine.current_state in _AWAITING_REQUEST:
+        if self._awaits_request():
             # Whoever it is has said nothing in DICOM, and is not answered in it.
             self._gone(cast(BoundedSocket, self.socket))
         else:
@@ -204,7 +209,7 @@ class UpperLayer(DULServiceProvider):
     def _gone(self, link: BoundedSocket) -> None:
         """The connection has ended, or is not worth another byte."""
         link.close()
-        if not self._storage.is_established:
+        if self._awaits_request():
             # Nobody need wait for a request any more.
             self.to_user_queue.put(cast(Any, None))
 

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from pydicom.uid import EncapsulatedPDFStorage, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom import AE
+from pynetdicom.events import Event
 from receiving import Receiving, receiving, write_image, write_images
 from servers.certificates import Authority
 from servers.dcmtk import dcmtk
@@ -19,6 +20,7 @@ from service.metrics import Metrics
 from service.metrics import catalogue as c
 from service.pacs.callers import Callers
 from service.pacs.link_limits import LinkLimits
+from service.pacs.receiver import Receiver
 from service.pacs.spool import Spool
 from service.pacs.tally import Tally
 from service.pacs.tls import expiry, server_context
@@ -406,6 +408,23 @@ def test_an_instance_over_the_bound_is_aborted_before_it_is_held(tmp_path: Path)
         assert "(Success)" not in storescu(node, big)
         assert "(Success)" in storescu(node, small)  # what the other took is free again
         assert "(Success)" in storescu(node, small)
+
+
+def test_a_sender_quicker_than_our_own_threads_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first PDU, larger than any request may be, arrives before the acceptor has gone on."""
+    accepted = Receiver._accepted
+
+    def slow(self: Receiver, event: Event) -> None:
+        time.sleep(0.5)
+        accepted(self, event)
+
+    monkeypatch.setattr(Receiver, "_accepted", slow)
+    big = write_image(tmp_path / "big.dcm", side=512)
+    with receiving(tmp_path) as node:
+        assert "(Success)" in storescu(node, "-pdu", "131072", big)
+        assert len(node.uids) == 1
 
 
 SERVER = (

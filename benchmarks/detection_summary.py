@@ -1,0 +1,216 @@
+"""Evaluations of several guards beside the targets of the project, as one page.
+
+    python benchmarks/detection_summary.py runs/chest runs/fundus ... [--out PAGE]
+
+Each argument is a folder that `lazaret evaluate` wrote. Nothing is computed anew: every cell is a
+number of its `evaluation.json`, and a target that is missed says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KNOWN_EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
+STATIC, UNSEEN, AWARE, BENIGN, STRANGE = 0.02, 0.05, 0.10, 0.02, 0.05
+AUC, TPR = 0.98, 0.95
+SECOND_SITES = ("cxr_hannover_covid",)
+"""Other hospitals' images of the same kind: benign, not out of distribution."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One evaluation."""
+
+    name: str
+    found: dict[str, Any]
+
+    def attacks(self, *knowledge: str) -> list[dict[str, Any]]:
+        """Attacks by such attackers."""
+        return [a for a in self.found["attacks"] if a["knowledge"] in knowledge]
+
+
+def share(estimate: dict[str, Any] | None) -> str:
+    """``1.2 % (0.3 to 4.0)``."""
+    if estimate is None or estimate["value"] is None:
+        return "none"
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
+def value(estimate: dict[str, Any]) -> float:
+    """The estimate; NaN where nothing was counted."""
+    return math.nan if estimate["value"] is None else float(estimate["value"])
+
+
+def marked(text: str, met: bool) -> str:
+    """Bold where the target is missed."""
+    return text if met else f"**{text}**"
+
+
+def titled(attack: dict[str, Any]) -> str:
+    """``pgd at 2``."""
+    return f"{attack['attack']} at {attack['epsilon']:g}" if attack["epsilon"] else attack["attack"]
+
+
+def most_harm(attacks: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The attack of most undetected harm."""
+    counted = [a for a in attacks if a["undetected_harm"]["value"] is not None]
+    return max(counted, key=lambda a: value(a["undetected_harm"]), default=None)
+
+
+def harm_cell(attacks: Iterable[dict[str, Any]], limit: float) -> str:
+    """The worst of them, its success beside its harm."""
+    found = most_harm(attacks)
+    if found is None:
+        return "not measured"
+    harm = found["undetected_harm"]
+    text = f"{share(harm)}, {titled(found)}, of {share(found['success'])} that succeed"
+    return marked(text, value(harm) <= limit)
+
+
+def static(judged: Judged, epsilon: float) -> str:
+    """Families that the guard knows and Auto-PGD, by attackers who do not know the guard."""
+    known = [a for a in judged.attacks("unaware", "unseen") if a["epsilon"] == epsilon]
+    swept = [a for a in known if a["attack"] in ("fgsm", "bim", "pgd", "cw_linf", "apgd_ce")]
+    return harm_cell(swept, STATIC)
+
+
+def discrimination(judged: Judged) -> str:
+    """Least AUC and TPR of the same attacks from one grey level up, successful ones."""
+    scores = [
+        a["scores"]["fused"]["successful"]
+        for a in judged.attacks("unaware", "unseen")
+        if a["epsilon"] >= 1 and a["attack"] in ("fgsm", "bim", "pgd", "cw_linf", "apgd_ce")
+    ]
+    aucs = [value(s["auc"]) for s in scores if s["auc"]["value"] is not None]
+    tprs = [value(s["tpr"][1]) for s in scores if s["tpr"][1]["value"] is not None]
+    if not aucs:
+        return "no attack succeeded"
+    auc, tpr = min(aucs), min(tprs)
+    return marked(f"{auc:.3f} / {tpr:.3f}", auc >= AUC and tpr >= TPR)
+
+
+def left_out(judged: Judged) -> str:
+    """A family or an epsilon that the guard was fitted without."""
+    return harm_cell(
+        [{**r, "success": None} for r in judged.found["left_out"]], UNSEEN
+    ).removesuffix(", of none that succeed")
+
+
+def unseen(judged: Judged) -> str:
+    """Each attack of another kind."""
+    others = [a for a in judged.attacks("unseen", "black_box") if a["attack"] != "apgd_ce"]
+    return "<br>".join(harm_cell([a], UNSEEN) for a in others) or "not measured"
+
+
+def false_alarms(judged: Judged) -> str:
+    """Realised at the bundle's own levels."""
+    clean, asked = judged.found["clean"]["adversarial"], judged.found["targets"]["adversarial"]
+    return marked(share(clean), clean["low"] <= asked)
+
+
+def corruptions(judged: Judged) -> str:
+    """The worst benign shift of severity 1 or 2, and how many are above the target."""
+    mild = [s for s in judged.found["shifts"] if s["severity"] <= 2]
+    if not mild:
+        return "not measured"
+    over = [s for s in mild if value(s["adversarial"]) > BENIGN]
+    most = max(mild, key=lambda s: value(s["adversarial"]))
+    text = f"{share(most['adversarial'])}, {most['shift']} {most['severity']:g}; {len(over)} of "
+    return marked(f"{text}{len(mild)} above", not over)
+
+
+def second_site(judged: Judged) -> str:
+    """Another hospital's images on the adversarial route."""
+    sites = [s for s in judged.found["others"] if s["shift"] in SECOND_SITES]
+    cells = (marked(share(s["adversarial"]), value(s["adversarial"]) <= BENIGN) for s in sites)
+    return "<br>".join(cells) or "none at hand"
+
+
+def strangers(judged: Judged) -> str:
+    """Share accepted of images that are not for the model."""
+    cells = []
+    for other in judged.found["others"]:
+        if other["shift"] not in SECOND_SITES:
+            accepted = 1 - value(other["adversarial"]) - value(other["quality"])
+            text = f"{100 * accepted:.1f} % of {other['images']}, {other['shift']}"
+            cells.append(marked(text, accepted <= STRANGE))
+    return "<br>".join(cells) or "not measured"
+
+
+def null_test(judged: Judged) -> str:
+    """Passed by every detector, or there would be no evaluation."""
+    results = judged.found["null"] + judged.found["null_refitted"]
+    failed = [r["detector"] for r in results if not r["passed"]]
+    return marked(f"{len(results) - len(failed)} of {len(results)} passed", not failed)
+
+
+ROWS: list[tuple[str, str, Callable[[Judged], str]]] = [
+    ("clean accuracy", "", lambda j: share(j.found["clean"]["accuracy"])),
+    ("test images (patients)", "",
+     lambda j: f"{j.found['clean']['images']} ({j.found['clean']['patients']})"),
+    *(
+        (f"undetected harm, static attacks at {e:g}/255", "≤ 2 %",
+         lambda j, e=e: static(j, e))  # type: ignore[misc]  # bound now
+        for e in KNOWN_EPSILONS
+    ),
+    ("least fused AUC / TPR at 1 % FPR of those that succeed, from 1/255", "≥ 0.98 / ≥ 0.95",
+     discrimination),
+    ("undetected harm, a family or epsilon left out", "≤ 5 %", left_out),
+    ("undetected harm, other kinds of attack", "≤ 5 %", unseen),
+    ("undetected harm, guard-aware at 1/255", "≤ 10 %",
+     lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 1], AWARE)),
+    ("undetected harm, guard-aware at 2/255", "≤ 10 %",
+     lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 2], AWARE)),
+    ("clean false alarms, adversarial route, at the bundle's levels", "within its interval of 1 %",
+     false_alarms),
+    ("worst benign shift of severity 1 to 2, adversarial route", "≤ 2 %", corruptions),
+    ("second site, adversarial route", "≤ 2 %", second_site),
+    ("accepted, images that are not for the model", "≤ 5 %", strangers),
+    ("null test", "all", null_test),
+]  # fmt: skip
+
+
+def page(evaluations: list[Judged]) -> str:
+    """Markdown."""
+    lines = [
+        "# Detection against its targets",
+        "",
+        f"`python benchmarks/detection_summary.py {' '.join(e.name for e in evaluations)}`: "
+        "cells are numbers of each guard's own `evaluation.json`, which names its command, sample "
+        "and machine. **Bold** cells miss their target. Intervals are 95 %, over patients. "
+        "*Undetected harm* is at a realised clean false-positive rate of 1 %.",
+        "",
+        f"| | target | {' | '.join(e.name for e in evaluations)} |",
+        f"|---|---|{'---|' * len(evaluations)}",
+    ]
+    for name, target, cell in ROWS:
+        lines.append(f"| {name} | {target} | {' | '.join(cell(e) for e in evaluations)} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Print the page; write it if asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("evaluation", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    text = page(
+        [
+            Judged(folder.name, json.loads((folder / "evaluation.json").read_text()))
+            for folder in chosen.evaluation
+        ]
+    )
+    print(text)
+    if chosen.out:
+        chosen.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
