@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -113,6 +114,16 @@ def answers(url: str, body: tuple[bytes, str]) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def check_accepted(url: str, body: tuple[bytes, str]) -> None:
+    """Raises ``RuntimeError`` unless the guard accepts the image: a held one opens a case, which
+    keeps the whole file."""
+    request = urllib.request.Request(url, body[0], {"Content-Type": body[1]})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        verdict = json.load(response)["verdict"]
+    if verdict != "accept":
+        raise RuntimeError(f"the image is answered with {verdict}")
 
 
 def load(url: str, script: Path, pid: int, concurrency: int, seconds: float) -> Load:
