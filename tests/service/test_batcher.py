@@ -104,6 +104,34 @@ def test_equal_shapes_run_together_and_an_idle_engine_does_not_wait() -> None:
     asyncio.run(scenario())
 
 
+def test_an_idle_engine_lets_what_is_being_decoded_catch_up_but_waits_for_nothing_else() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine()
+        async with batching(engine) as batcher:
+            for _ in range(3):
+                batcher.expect()
+            loop = asyncio.get_running_loop()
+            answers = [loop.create_future() for _ in range(2)]
+            batcher.put(image(20), None, answers[0], expected=True)
+            await asyncio.sleep(0.001)
+            batcher.put(image(21), None, answers[1], expected=True)  # more wait than are expected
+            outcomes = await asyncio.gather(*answers)
+            assert [o.batch for o in outcomes] == [2, 2]
+            alone = asyncio.create_task(batcher.read(image(22)))
+            assert (await alone).batch == 1  # one waits, one is expected
+            batcher.expect()
+            waiting = asyncio.create_task(batcher.read(image(23)))
+            await asyncio.sleep(0)
+            batcher.nothing_to_expect()  # it was no image
+            batcher.nothing_to_expect()
+            assert (await waiting).queued < 5
+            for _ in range(8):
+                batcher.expect()
+            assert (await batcher.read(image(24))).batch == 1  # they never come
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_is_filled_up_to_a_size_that_the_engine_knows() -> None:
     async def scenario() -> None:
         engine = FakeEngine()
