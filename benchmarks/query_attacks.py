@@ -73,9 +73,9 @@ def replay_rows(
     short: Sequence[Trace],
     full: Sequence[Trace],
     spec: Preprocessing,
-    unseen: int,
+    spread: int,
 ) -> list[str]:
-    """Tables of every non-adaptive attack."""
+    """Tables of every attack; ``spread`` runs of each also over identities and in traffic."""
     lines = [
         "| attack | success without the guard | stopped before success | of those not over in 3 "
         "questions | detected | questions to detection, median (largest) |",
@@ -84,8 +84,7 @@ def replay_rows(
     for name in names:
         bare = [trace for trace in full if trace.attack == name]
         runs = [trace for trace in short if trace.attack == name]
-        watched = Watched(spec)
-        found = [replay(trace, watched, identities=1) for trace in runs]
+        found = [replay(trace, Watched(spec), identities=1) for trace in runs]
         lines.append(_row(name, bare, runs, found))
         print(lines[-1], flush=True)
     lines += [
@@ -98,13 +97,38 @@ def replay_rows(
     ]
     for name in names:
         bare = [trace for trace in full if trace.attack == name]
-        watched = Watched(spec)
-        found = [replay(trace, watched, identities=1) for trace in bare]
+        found = [replay(trace, Watched(spec), identities=1) for trace in bare]
         won = sum(trace.success is not None for trace in bare)
         harmed = sum(outcome.harmed is not None for outcome in found)
         lines.append(f"| {name} | {len(bare)} | {won} | {harmed} |")
         print(lines[-1], flush=True)
+    if spread:
+        lines += spread_rows(names, short, spec, spread)
     lines += [
+        "",
+        "As DICOM that claims one study, whose evidence counts a 32nd:",
+        "",
+        "| attack | runs | success without the guard | success that was not held | questions to "
+        "detection, median |",
+        "|---|---|---|---|---|",
+    ]
+    for name in names:
+        bare = [trace for trace in full if trace.attack == name]
+        found = [replay(t, Watched(spec), identities=1, study=7) for t in bare]
+        won = sum(trace.success is not None for trace in bare)
+        waits = [o.detected + 1 for o in found if o.detected is not None]
+        middle = f"{statistics.median(waits):.0f}" if waits else "never"
+        harmed = sum(outcome.harmed is not None for outcome in found)
+        lines.append(f"| {name} | {len(bare)} | {won} | {harmed} | {middle} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def spread_rows(
+    names: Sequence[str], short: Sequence[Trace], spec: Preprocessing, spread: int
+) -> list[str]:
+    """A table of runs over several senders, hidden in benign traffic."""
+    lines = [
         "",
         "Spread over identities and hidden in benign traffic (all attacks together):",
         "",
@@ -115,14 +139,13 @@ def replay_rows(
     rng = np.random.default_rng(1)
     for identities in (1, 10, 100):
         for between in (1, 10, 100, 1000):
-            runs = [t for name in names for t in [t for t in short if t.attack == name][:unseen]]
+            runs = [t for name in names for t in [t for t in short if t.attack == name][:spread]]
             if between == 1000:
                 runs = runs[:: max(1, len(runs) // 16)]
-            histories = {name: Watched(spec) for name in names}
             found = [
                 replay(
                     Trace(t.attack, t.source, t.label, t.queries[:24], t.answers[:24]),
-                    histories[t.attack],
+                    Watched(spec),
                     identities,
                     others=lambda between=between: strangers(rng, between),
                 )
@@ -135,24 +158,6 @@ def replay_rows(
                 f"| {statistics.median(waits):.0f} |"
             )
             print(lines[-1], flush=True)
-    lines += [
-        "",
-        "As DICOM that claims one study, whose evidence counts a 32nd:",
-        "",
-        "| attack | runs | success without the guard | success that was not held | questions to "
-        "detection, median |",
-        "|---|---|---|---|---|",
-    ]
-    for name in names:
-        bare = [trace for trace in full if trace.attack == name]
-        watched = Watched(spec)
-        found = [replay(t, watched, identities=1, study=7) for t in bare]
-        won = sum(trace.success is not None for trace in bare)
-        waits = [o.detected + 1 for o in found if o.detected is not None]
-        middle = f"{statistics.median(waits):.0f}" if waits else "never"
-        harmed = sum(outcome.harmed is not None for outcome in found)
-        lines.append(f"| {name} | {len(bare)} | {won} | {harmed} | {middle} |")
-        print(lines[-1], flush=True)
     return lines
 
 
@@ -184,6 +189,7 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=60, help="questions of a short recording")
     parser.add_argument("--full-images", type=int, default=12)
     parser.add_argument("--full", type=int, default=500, help="questions of a full recording")
+    parser.add_argument("--spread", type=int, default=5, help="runs an attack in traffic; 0: none")
     parser.add_argument("--attacks", nargs="*", default=NAMES, choices=NAMES)
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
@@ -194,7 +200,7 @@ def main() -> None:
     few = arguments.full_images
     short = record(model, pixels, labels, arguments.attacks, arguments.short)
     full = record(model, pixels[:few], labels[:few], arguments.attacks, arguments.full)
-    lines = replay_rows(arguments.attacks, short, full, spec, unseen=5)
+    lines = replay_rows(arguments.attacks, short, full, spec, arguments.spread)
     title = Path(arguments.model).name
     body = "\n".join(
         [

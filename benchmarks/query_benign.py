@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.query_fingerprints import jpeg, windowed
+from benchmarks.query_traces import fitting
 from benchmarks.query_watched import Watched
 from detectors.statistics import proportion_interval
 from models.datasets import Example, load_images, read_dataset
@@ -158,15 +159,16 @@ def row(
     return line
 
 
-def of_folder(folder: Path, classes: Sequence[str]) -> Patients:
-    """Those of a labelled folder, with all their images in memory."""
+def of_folder(folder: Path, classes: Sequence[str], spec: Preprocessing) -> Patients:
+    """Those of a labelled folder, all images in memory, as large as the network wants them."""
     groups: dict[str, list[Example]] = {}
     for example in read_dataset(folder, classes).examples:
         groups.setdefault(example.group, []).append(example)
     chosen = [e for group in groups.values() for e in group]
     images: dict[str, list[Pixels]] = {}
     for example, image in zip(chosen, load_images(chosen).images, strict=True):
-        images.setdefault(example.group, []).append(image.pixels[..., :1])
+        pixels = fitting(torch.from_numpy(image.pixels).float(), spec.channels, spec.size)
+        images.setdefault(example.group, []).append(pixels.numpy().astype(np.uint8))
     return list(images.values())
 
 
@@ -208,8 +210,11 @@ def main() -> None:
     patients: Patients = (
         Phantoms(seed=9, size=spec.size[0])
         if arguments.data is None
-        else of_folder(arguments.data, loaded.spec.classes)
+        else of_folder(arguments.data, loaded.spec.classes, spec)
     )
+    if isinstance(patients, list):
+        images = sum(len(list(of)) for of in patients)
+        print(f"{len(patients)} patients, {images} images", flush=True)
     rows = [row(name, model, spec, patients, arguments.requests) for name in arguments.patterns]
     body = "\n".join(
         [

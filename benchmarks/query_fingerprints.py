@@ -140,8 +140,10 @@ def candidates(model: nn.Module) -> list[Candidate]:
 def jpeg(pixels: Pixels, quality: int) -> Pixels:
     """Sent as a JPEG."""
     file = io.BytesIO()
-    Image.fromarray(pixels[..., 0]).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))[..., None]
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
+        file, "JPEG", quality=quality
+    )
+    return np.asarray(Image.open(file)).reshape(pixels.shape)
 
 
 def windowed(pixels: Pixels, gain: float, offset: float) -> Pixels:

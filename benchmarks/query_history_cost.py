@@ -22,7 +22,8 @@ import numpy.typing as npt
 from redis import Redis
 from redis.exceptions import RedisError
 
-from detectors.query_fingerprint import BANDS, SKETCH, Fingerprint, Fingerprinter
+from detectors.query_disguise import INCIDENTS, RECENT, Gallery, Known, likeness_of
+from detectors.query_fingerprint import BANDS, GRID, SKETCH, Fingerprint, Fingerprinter, cells_of
 from models.machine import describe
 from models.phantom import radiograph
 from models.spec import Preprocessing
@@ -102,6 +103,31 @@ def quantiles(spent: npt.NDArray[np.float64]) -> str:
     return " | ".join(f"{value:.3f}" for value in np.quantile(spent, [0.5, 0.99, 0.999]))
 
 
+def disguises(rounds: int) -> list[str]:
+    """Rows of what it costs to know disguises."""
+    rng = np.random.default_rng(1)
+    images = [radiograph(patient, 0, opacities=False, size=128) for patient in range(100)]
+    cells = [cells_of(image, Preprocessing()) for image in images]
+    gallery = Gallery()
+    made, compared = [], []
+    for i in range(rounds + RECENT + INCIDENTS):
+        noisy = cells[i % len(cells)] + rng.normal(0, 3, (GRID, GRID)).astype(np.float32)
+        started = time.perf_counter()
+        likeness = likeness_of(noisy)
+        likened = time.perf_counter()
+        gallery.find(likeness, 0.0)
+        ended = time.perf_counter()
+        gallery.keep(likeness, Known(i, 0, 0, 0, 1.0, 1.0, i % 5 == 0, 1.0))
+        made.append(1000 * (likened - started))
+        compared.append(1000 * (ended - likened))
+    full = slice(RECENT + INCIDENTS, None)
+    return [
+        f"| making what is compared | {quantiles(np.array(made[full]))} |",
+        f"| comparing it with {RECENT} recent images and {INCIDENTS} of incidents "
+        f"| {quantiles(np.array(compared[full]))} |",
+    ]
+
+
 def marks(rounds: int) -> list[str]:
     """Rows of what a fingerprint costs."""
     fingerprinter, spec = Fingerprinter(b"secret"), Preprocessing()
@@ -159,6 +185,12 @@ def main() -> None:
             "| image | median | 99 % | 99.9 % |",
             "|---|---|---|---|",
             *marks(2000),
+            "",
+            "Knowing disguises, of an image of any size:",
+            "",
+            "| | median | 99 % | 99.9 % |",
+            "|---|---|---|---|",
+            *disguises(2000),
             "",
             f"Linking one query and keeping it, {arguments.queries} queries one after the other, "
             "of ten eight about other pictures, one repeat and one near-duplicate:",

@@ -76,11 +76,11 @@ def sources(name: str, data: Path, images: int, seed: int = 0) -> tuple[nn.Modul
     firsts = {e.group: e for e in dataset.examples if e.split in (None, "test")}
     held_out = list(firsts.values())
     order = np.random.default_rng(seed).permutation(len(held_out))
-    drawn = load_images([held_out[i] for i in order[: 2 * images + 20]])
+    drawn = load_images([held_out[i] for i in order[: 3 * images + 20]])
     channels = model.spec.preprocessing.channels
     side = model.spec.preprocessing.size
     batch = torch.stack(
-        [_fitting(torch.from_numpy(i.pixels).float(), channels, side) for i in drawn.images]
+        [fitting(torch.from_numpy(i.pixels).float(), channels, side) for i in drawn.images]
     )
     labels = torch.tensor([example.label for example in drawn.examples])
     with torch.no_grad():
@@ -89,7 +89,7 @@ def sources(name: str, data: Path, images: int, seed: int = 0) -> tuple[nn.Modul
     return model, batch[right], labels[right]
 
 
-def _fitting(pixels: Tensor, channels: int, side: tuple[int, int]) -> Tensor:
+def fitting(pixels: Tensor, channels: int, side: tuple[int, int]) -> Tensor:
     """``[h, w, C]`` whole grey levels: as large as the network's input, as a client would send."""
     if channels == 1:
         pixels = pixels.mean(dim=2, keepdim=True)

@@ -244,6 +244,36 @@ def test_a_lost_redis_degrades_and_comes_back(tmp_path: Path) -> None:
     assert asyncio.run(run()) == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
+def test_replicas_know_the_disguises_of_a_shared_incident(tmp_path: Path) -> None:
+    """An attack that was split over both goes on in another window, moved."""
+    size = Size(1000, 3600)
+    model = ModelSpec(name="m", classes=("a", "b"), preprocessing=Preprocessing(resize=(64, 64)))
+
+    async def run(url: str) -> list[bool]:
+        replicas = [
+            QueryHistory(b"k" * 32, size, Metrics(), (), RedisStore(url, size)) for _ in range(2)
+        ]
+
+        async def held(i: int, pixels: np.ndarray) -> bool:
+            upload = Upload(encode(pixels[..., 0]), "image/png")
+            mark = replicas[i % 2].mark(decode(upload.data), upload, model)
+            assert mark is not None
+            return (await replicas[i % 2].link(mark, 0, "somebody")).attack
+
+        found = [await held(i, question(i)) for i in range(TOLERATED + 1)]
+        for i in range(20, 26):
+            moved = np.roll(question(i), (3, -3), axis=(0, 1)).astype(float)
+            found.append(await held(i, (moved * 0.6 + 50).round().astype(np.uint8)))
+        found.append(await held(0, question(0, patient=2)))
+        for replica in replicas:
+            await replica.close()
+        return found
+
+    with redis_server(tmp_path) as server:
+        found = asyncio.run(run(server.url))
+    assert found == [*TOLERATED * [False], *7 * [True], False]
+
+
 def test_an_attack_split_over_two_gateways_is_caught_as_one(bundle: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server(tmp_path))
