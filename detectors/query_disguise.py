@@ -30,6 +30,8 @@ COARSE = 0.4
 """Distance at whole cells beyond which halves of cells are not tried."""
 RECENT, INCIDENTS = 256, 64
 """Images of either kind that are kept."""
+EACH = 4
+"""Of one incident at most: who raises it must not be able to have many others' images held."""
 TIE = 0.1
 """Grey levels: means of cells that differ by less have one rank."""
 
@@ -123,11 +125,13 @@ class Gallery:
         self._next = (self._next + 1) % self._recent
 
     def _want(self, centre: Float, known: Known) -> None:
-        """Unless another of its cluster looks just so: one flood must not wash others out."""
-        apart = 1 - self._centres[self._recent :] @ centre
-        for other, distance in zip(self._known[self._recent :], apart, strict=True):
-            if other is not None and other.cluster == known.cluster and distance < ALIKE / 2:
-                return
+        """Unless another of its cluster looks just so, or enough of it are known: one flood must
+        not wash other incidents out."""
+        places = range(self._recent, len(self._known))
+        same = [i for i in places if (other := self._known[i]) and other.cluster == known.cluster]
+        apart = 1 - self._centres[same] @ centre
+        if len(same) >= EACH or (apart < ALIKE / 2).any():
+            return
         place = self._recent + self._next_wanted
         self._centres[place], self._known[place] = centre, known
         self._next_wanted = (self._next_wanted + 1) % self._incidents

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detectors.query_disguise import ALIKE, WANTED, Gallery, Known, Likeness, likeness_of
+from detectors.query_disguise import ALIKE, EACH, WANTED, Gallery, Known, Likeness, likeness_of
 from detectors.query_fingerprint import cells_of
 from models.phantom import radiograph
 from models.spec import Preprocessing
@@ -73,3 +73,11 @@ def test_one_flood_does_not_wash_out_other_incidents() -> None:
         noisy = chest(2) + rng.normal(0, 3, (112, 112, 1))
         gallery.keep(look(noisy), known(2, wanted=True))
     assert gallery.find(look(chest(1)), NOW) is not None
+
+
+def test_an_incident_reaches_no_further_however_much_is_asked() -> None:
+    gallery = Gallery()
+    for patient in range(30):
+        gallery.keep(look(chest(patient)), known(1, wanted=True))
+    held = [gallery.find(look(chest(patient)), NOW) is not None for patient in range(30)]
+    assert sum(held) == EACH
