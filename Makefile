@@ -94,7 +94,7 @@ bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (t
 bench-dicom: $(VENV)/.dev ## receiving DICOM beside dcmtk, pynetdicom and Orthanc (ten minutes)
 	PYTHONPATH=. $(BIN)/python benchmarks/dicom_receive.py --rounds 3 --count 100 --out docs/results/dicom_receive.md
 
-bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fingerprints, cost (needs redis-server; half an hour)
+bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fingerprints, disguises, cost (needs redis-server; an hour)
 	$(BIN)/lazaret phantom dataset --out $(RUN)/query-phantoms --images 1500 --seed 7
 	$(BIN)/python -m benchmarks.query_attacks --model phantom --data $(RUN)/query-phantoms --short 24 \
 		--full-images 12 --full 150 --page $(RUN)/query_attacks.md
@@ -104,6 +104,8 @@ bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fing
 	cat $(RUN)/query_attacks.md $(RUN)/query_adaptive.md $(RUN)/query_benign.md
 	$(BIN)/python -m benchmarks.query_fingerprints --model phantom --data $(RUN)/query-phantoms \
 		--page docs/results/query_fingerprints.md
+	$(BIN)/python -m benchmarks.query_disguises --data $(RUN)/query-phantoms \
+		--page docs/results/query_disguises.md
 	$(BIN)/python benchmarks/query_history_cost.py --out docs/results/query_history_cost.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
