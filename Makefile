@@ -75,7 +75,7 @@ bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (need
 	$(BIN)/python -m benchmarks.agreement --rows $(RUN)/two-classes.json \
 		--rows $(RUN)/nine-classes.json --page docs/results/attacks.md
 
-pacs-kills: $(VENV)/.dev ## kill the PACS node 20 times: nothing lost, nothing twice (needs dcmtk, Orthanc; hours)
+pacs-kills: $(VENV)/.dev ## kill the PACS node 20 times: nothing lost, nothing twice (needs dcmtk, Orthanc; an hour)
 	$(BIN)/python benchmarks/pacs_kills.py --out docs/results/pacs_kills.md
 
 # each peer in an environment of its own: their dependencies contradict one another and ours

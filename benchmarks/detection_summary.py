@@ -97,10 +97,12 @@ def discrimination(judged: Judged) -> str:
 
 
 def left_out(judged: Judged) -> str:
-    """A family or an epsilon that the guard was fitted without."""
-    return harm_cell(
-        [{**r, "success": None} for r in judged.found["left_out"]], UNSEEN
-    ).removesuffix(", of none that succeed")
+    """A family or an epsilon that the guard was fitted without, by attackers who do not know it."""
+    knowing = {a["attack"] for a in judged.attacks("aware")}
+    results = [r for r in judged.found["left_out"] if r["attack"] not in knowing]
+    return harm_cell([{**r, "success": None} for r in results], UNSEEN).removesuffix(
+        ", of none that succeed"
+    )
 
 
 def unseen(judged: Judged) -> str:
