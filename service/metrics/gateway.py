@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from detectors.calibrate import PValues
 from service.decide import Decision, Route
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from service.guard import Guard
 
 FUSED, QUALITY = "fused", "quality"
+STAGES = by.STAGE.values
 
 
 class GatewayMetrics:
@@ -26,6 +28,7 @@ class GatewayMetrics:
 
     def __init__(self, metrics: Metrics, admission: Admission) -> None:
         self.metrics = metrics
+        self._series: dict[tuple[str, str], _Series] = {}
         metrics.watch(c.IN_FLIGHT, lambda: admission.requests)
         metrics.watch(c.HELD_BYTES, lambda: admission.held_bytes)
         metrics.allow(by.VERSION, [version("lazaret")])
@@ -76,30 +79,30 @@ class GatewayMetrics:
 
         Args:
             looked_again: the second stage ran.
-            milliseconds: by stage, and ``total``.
+            milliseconds: by stage, all of them, and ``total``.
         """
         metrics, model = self.metrics, guard.model.name
-        metrics.count(c.REQUESTS, interface, "answered")
+        series = self._series.get((model, interface))
+        if series is None or series.bundle != guard.bundle.digest:
+            series = self._series[model, interface] = _Series.of(metrics, guard, interface)
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        series.answered.inc()
         metrics.count(c.VERDICTS, model, decision.verdict, decision.route or by.NONE)
         if looked_again:
             metrics.count(c.SECOND_STAGE, model)
         if decision.bypass:
             metrics.count(c.BYPASSES, model)
-        names = [entry.name for entry in guard.bundle.manifest.detectors]
         if decision.held and decision.route is not Route.QUERY_ATTACK:
-            metrics.count(c.DECISIVE, model, decisive(decision, p, names))
-        for name, value in (
-            (FUSED, p.fused), (QUALITY, p.quality), *zip(names, p.detectors, strict=True),
-        ):  # fmt: skip
+            metrics.count(c.DECISIVE, model, decisive(decision, p, series.detectors))
+        if isfinite(p.fused):
+            series.fused.observe(p.fused, exemplar)
+        for one, value in zip(series.p_values, (p.quality, *p.detectors), strict=True):
             if isfinite(value):
-                trace = trace_id if name == FUSED else None
-                metrics.observe(c.P_VALUE, value, model, name, trace_id=trace)
-        metrics.observe(c.BATCH_IMAGES, batch, model)
-        for stage, spent in milliseconds.items():
-            if stage != "total":
-                metrics.observe(c.STAGE_SECONDS, spent / 1000, model, stage)
-        total = milliseconds["total"] / 1000
-        metrics.observe(c.REQUEST_SECONDS, total, model, interface, trace_id=trace_id)
+                one.observe(value)
+        series.batch.observe(batch)
+        for stage, one in series.stages:
+            one.observe(milliseconds[stage] / 1000)
+        series.total.observe(milliseconds["total"] / 1000, exemplar)
 
     def refused(self, interface: str, status: int, kind: str, shed: str | None = None) -> None:
         """Count one problem answer; ``shed`` is what was full, for those that load caused."""
@@ -115,6 +118,39 @@ class GatewayMetrics:
     def not_recorded(self) -> None:
         """Count one answer that could not be recorded."""
         self.metrics.count(c.RECORD_FAILURES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """What every image of one bundle that comes by one door is counted in: found once, because to
+    find twenty series by their labels costs more than to count."""
+
+    bundle: str
+    """Digest."""
+    detectors: list[str]
+    answered: Any
+    fused: Any
+    p_values: tuple[Any, ...]
+    """Of the quality score, then of every detector."""
+    batch: Any
+    stages: tuple[tuple[str, Any], ...]
+    total: Any
+
+    @classmethod
+    def of(cls, metrics: Metrics, guard: Guard, interface: str) -> Self:
+        """Find them."""
+        model, find = guard.model.name, metrics.series
+        names = [entry.name for entry in guard.bundle.manifest.detectors]
+        return cls(
+            bundle=guard.bundle.digest,
+            detectors=names,
+            answered=find(c.REQUESTS, interface, "answered"),
+            fused=find(c.P_VALUE, model, FUSED),
+            p_values=tuple(find(c.P_VALUE, model, name) for name in (QUALITY, *names)),
+            batch=find(c.BATCH_IMAGES, model),
+            stages=tuple((stage, find(c.STAGE_SECONDS, model, stage)) for stage in STAGES),
+            total=find(c.REQUEST_SECONDS, model, interface),
+        )
 
 
 def outcome_of(status: int, shed: str | None) -> str:

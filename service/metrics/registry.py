@@ -67,6 +67,10 @@ class Metrics:
         exemplar = {"trace_id": trace_id} if trace_id and metric.exemplars else None
         self._child(metric, labels).observe(value, exemplar)
 
+    def series(self, metric: Metric, *labels: str) -> Any:
+        """One series, of ``prometheus_client``: for those that count the same thing often."""
+        return self._child(metric, labels)
+
     def watch(self, metric: Gauge, read: Read, *labels: str) -> None:
         """Set the gauge from ``read`` whenever the page is written. ``read`` must return at once:
         what has to ask a disk or a server is ``set`` when it is known."""
