@@ -62,7 +62,7 @@ bench-detectors: $(VENV)/.dev ## what every detector adds: alone, fused, in the 
 	PYTHONPATH=. $(BIN)/python benchmarks/detector_evidence.py --data $(LAZARET_DATA) --out docs/results/detectors.md
 
 bench: $(VENV)/.peers ## cost of the guard; attacks beside other libraries (needs $$LAZARET_DATA; an hour)
-	$(BIN)/python benchmarks/guard_cost.py --bundle $(RUN)/chest-xray --out docs/results/guard_cost.md
+	$(BIN)/python -m benchmarks.guard_cost --models chest-xray,resnet18 --rounds 60 --out docs/results/guard_cost.md
 	$(BIN)/python benchmarks/attack_speed.py --out docs/results/attack_speed.md
 	$(BIN)/python benchmarks/dicom_render.py --out docs/results/dicom_render.md
 	rm -rf $(RUN)/nine-findings
@@ -86,6 +86,8 @@ bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (ins
 		$(RUN)/peers/$$name/bin/pip install -q $$peer onnxruntime pillow numpy python-multipart; }; done
 	$(BIN)/python -m benchmarks.serving --out docs/results/serving.md
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.serving.stages --out docs/results/serving_stages.md
+	$(BIN)/python -m benchmarks.serving.idle --out docs/results/serving_idle.md
+	$(BIN)/python -m benchmarks.serving.larger --peers $(RUN)/peers --out docs/results/serving_larger.md
 
 bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (ten minutes)
 	$(BIN)/python benchmarks/drift_delay.py --out docs/results/drift.md

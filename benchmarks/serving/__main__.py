@@ -28,6 +28,7 @@ from benchmarks.serving.contestants import Contestant, lazaret, peers
 from benchmarks.serving.measure import (
     Load,
     check_accepted,
+    cpu_seconds,
     load,
     memory_mb,
     started,
@@ -110,7 +111,7 @@ def main() -> None:
     ]
     everyone = [one for one in everyone if (arguments.only or "") in one.name]
     loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
-    starts: dict[str, list[float]] = defaultdict(list)
+    starts: dict[str, list[tuple[float, float]]] = defaultdict(list)
     memory: dict[str, list[float]] = defaultdict(list)
     failed: dict[str, str] = {}
     busy = [os.getloadavg()[0]]
@@ -124,7 +125,7 @@ def main() -> None:
             log = work / f"{one.name.split(',')[0].replace(' ', '_')}.log"
             try:
                 with started(one, PORT, body, environment, log) as (pid, seconds):
-                    starts[one.name].append(seconds)
+                    starts[one.name].append((seconds, cpu_seconds(pid)))
                     if one.guarded:
                         check_accepted(url, body)
                     load(url, script, pid, 8, 1.0)  # warm
@@ -150,7 +151,7 @@ def write(
     arguments: argparse.Namespace,
     everyone: list[Contestant],
     loads: dict[tuple[str, int], list[Load]],
-    starts: dict[str, list[float]],
+    starts: dict[str, list[tuple[float, float]]],
     memory: dict[str, list[float]],
     failed: dict[str, str],
     busy: list[float],
@@ -177,10 +178,12 @@ def write(
         "bytes, decoded at an eighth of its size by all. wrk keeps 1, 8 and 32 requests in flight. "
         "Lazaret answers with the full guard (agreement's second pass included), a verdict and a "
         "durable SQLite record, and accepts the image; the others answer with the bare model's "
-        "logits and record nothing. Medians over interleaved rounds. CPU a request is the number "
-        "to trust; rates and p99 suffer from whatever else the machine does.",
+        "logits and record nothing. Engines have one thread each. Medians over interleaved rounds. "
+        "CPU a request is the number to trust; rates and p99 suffer from whatever else the "
+        "machine does.",
         "",
-        "| server | CPU ms a request, c = 1 / 8 / 32 | requests/s | p99 ms | ready s | memory MB |",
+        "| server | CPU ms a request, c = 1 / 8 / 32 | requests/s | p99 ms | ready s, CPU s "
+        "| memory MB |",
         "|---|---|---|---|---|---|",
     ]
     done = [one for one in everyone if one.name not in failed]
@@ -190,15 +193,17 @@ def write(
         lines.append(
             f"| {one.name} | {cells(one.name, 'cpu_ms', '.1f')} "
             f"| {cells(one.name, 'per_second', '.0f')} | {cells(one.name, 'p99_ms', '.0f')} "
-            f"| {statistics.median(starts[one.name]):.1f} "
+            f"| {statistics.median(s for s, _ in starts[one.name]):.1f}, "
+            f"{statistics.median(cpu for _, cpu in starts[one.name]):.1f} "
             f"| {statistics.median(memory[one.name]):.0f} |"
         )
     wrong = sum(found.failures for all_ in loads.values() for found in all_)
     lines += [
         "",
-        f"Answers other than 200 in all loads: {wrong}. `ready s`: from start to the first "
-        "answered request. Memory is proportional set size after the loads, all processes "
-        f"together. Import of `service.app`: {import_seconds():.2f} s of CPU.",
+        f"Answers other than 200 in all loads: {wrong}. `ready s, CPU s`: from start to the "
+        "first answered request, on the clock and of all cores together. Memory is proportional "
+        "set size after the loads, all processes together. Import of `service.app`: "
+        f"{import_seconds():.2f} s of CPU.",
         "",
     ]
     if failed:

@@ -41,8 +41,14 @@ class Contestant:
         return head.encode() + image + tail.encode(), f"multipart/form-data; boundary={BOUNDARY}"
 
 
-def lazaret(bundle: Path, port: int, workers: int, folder: Path) -> Contestant:
-    """Us: guarded, recorded, durable before the answer."""
+def lazaret(
+    bundle: Path, port: int, workers: int, folder: Path, threads: int | None = 1
+) -> Contestant:
+    """Us: guarded, recorded, durable before the answer.
+
+    Args:
+        threads: of each worker's engine; None: the cores divided by the workers.
+    """
     command = (
         sys.executable, "-m", "service", "serve", "--bundle", str(bundle), "--port", str(port),
         "--workers", str(workers), "--log-level", "warning",
@@ -52,7 +58,9 @@ def lazaret(bundle: Path, port: int, workers: int, folder: Path) -> Contestant:
     return Contestant(
         f"lazaret, {workers} worker{plural}: guard, verdict, durable record",
         command, "/diagnose", folder=Path.cwd(), guarded=True,
-        environment={"LAZARET_CANARY_SECONDS": "0"},
+        environment={
+            "LAZARET_CANARY_SECONDS": "0", **({"LAZARET_THREADS": str(threads)} if threads else {})
+        },
     )  # fmt: skip
 
 

@@ -88,7 +88,13 @@ def main() -> None:
             database=f"sqlite:///{folder}/records.sqlite3",
             threads=1, drift_seconds=3600, canary_seconds=0,
         )  # fmt: skip
-        found = asyncio.run(measure(create_app(settings), picture(), arguments.requests))
+        measuring = measure(create_app(settings), picture(), arguments.requests)
+        try:
+            import uvloop
+        except ImportError:
+            found = asyncio.run(measuring)
+        else:  # as the server does
+            found = uvloop.run(measuring)
     what = {
         "MainThread": "event loop: routing, calibration, decision, query history, answer, metrics",
         "decode": "decoding the JPEG at an eighth, digest, fingerprint for the query history",

@@ -1,0 +1,163 @@
+"""Guarded serving of ResNet-18 and ResNet-50 beside the limit and unguarded servers.
+
+    python -m benchmarks.serving.larger [--peers runs/peers] [--out docs/results/serving_larger.md]
+
+The limit is ONNX Runtime in a loop on the bare model, without a server. The models are untrained
+and their guards stand-ins (``benchmarks.stand_in``): both cost what real ones cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.serving.__main__ import picture
+from benchmarks.serving.contestants import Contestant, lazaret, peers
+from benchmarks.serving.measure import load, started, write_script
+from benchmarks.stand_in import resnet, write_stand_in
+from models.export import export_bare
+from models.machine import describe
+
+PORT = 18_200
+AT_ONCE = 8
+SIDE = 224
+GUARDS = {
+    "first stage alone": ("kd", "mahalanobis"),
+    "agreement too": ("kd", "mahalanobis", "agreement"),
+}
+PEERS = ("mosec", "FastAPI on uvicorn")
+
+
+def contestants(folder: Path, environments: Path) -> list[Contestant]:
+    """Us under each guard, then the unguarded servers that are installed."""
+    cores = os.cpu_count() or 1
+    ours = []
+    for number, (guard, workers) in enumerate(
+        [("first stage alone", 1), ("first stage alone", cores), ("agreement too", cores)]
+    ):
+        place = folder / str(number)
+        place.mkdir(exist_ok=True)
+        bundle = folder / guard.replace(" ", "-")
+        one = lazaret(bundle, PORT, workers, place, threads=None)
+        plural = "s" if workers > 1 else ""
+        name = f"lazaret, {guard}, {workers} worker{plural} of {cores // workers} thread(s)"
+        ours.append(replace(one, name=name))
+    return [*ours, *(one for one in peers(environments, PORT) if one.name in PEERS)]
+
+
+def raw(model: Path, image: Path, seconds: float, *how: str) -> tuple[float, float]:
+    """Images a second and CPU milliseconds an image of the loop."""
+    found = subprocess.check_output(
+        [sys.executable, "-m", "benchmarks.serving.raw_loop", str(model), str(image), str(SIDE),
+         str(seconds), *how],
+        text=True,
+    )  # fmt: skip
+    rate, cpu = map(float, found.split())
+    return rate, cpu
+
+
+def main() -> None:
+    """Measure, print, and write the page if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", type=Path, default=Path("runs/peers"))
+    parser.add_argument("--models", default="resnet18,resnet50")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--work", type=Path, default=Path("runs/serving_larger"))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    work = arguments.work.absolute()
+    shutil.rmtree(work, ignore_errors=True)
+    lines = [
+        "# Serving larger models",
+        "",
+        f"`python -m benchmarks.serving.larger --models {arguments.models} --rounds "
+        f"{arguments.rounds} --seconds {arguments.seconds:g}`; {describe()}.",
+        "",
+        f"Untrained ResNets at {SIDE} x {SIDE} under guards of the size that `lazaret fit` makes "
+        "by default (kd and mahalanobis; then agreement too, whose second pass runs the model "
+        "again), which accept everything (`benchmarks/stand_in.py`); the JPEG of "
+        f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
+        "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
+        "without decoding. Medians over interleaved rounds; rates over the limit's are of the "
+        "same round. CPU an image is the number to trust on a busy machine.",
+        "",
+        "| model | what | CPU ms an image | over the limit's | images/s | over the limit's |",
+        "|---|---|---|---|---|---|",
+    ]
+    busy = [os.getloadavg()[0]]
+    for name in arguments.models.split(","):
+        folder = work / name
+        folder.mkdir(parents=True)
+        model = resnet(name, SIDE)
+        (folder / "model.onnx").write_bytes(export_bare(model))
+        for guard, detectors in GUARDS.items():
+            write_stand_in(folder / guard.replace(" ", "-"), model, detectors)
+        del model
+        lines += measured(folder, name, arguments, busy)
+    lines += [
+        "",
+        f"Load average of the machine during the run: {min(busy):.1f} to {max(busy):.1f} on "
+        f"{os.cpu_count()} cores, of which this benchmark itself makes two to three.",
+        "",
+    ]
+    page = "\n".join(lines)
+    print(page)
+    if arguments.out:
+        arguments.out.write_text(page)
+
+
+def measured(
+    folder: Path, name: str, arguments: argparse.Namespace, busy: list[float]
+) -> list[str]:
+    """The rows of one model."""
+    image, environment = picture(), {
+        "BENCH_MODEL": str(folder / "model.onnx"), "BENCH_SIDE": str(SIDE),
+        "BENCH_PORT": str(PORT), "BENCH_WORKERS": str(os.cpu_count() or 1),
+    }  # fmt: skip
+    (folder / "scan.jpg").write_bytes(image)
+    rates: dict[str, list[float]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
+
+    def keep(what: str, rate: float, cpu: float) -> None:
+        rates[what].append(rate)
+        costs[what].append(cpu)
+        print(name, what, f"{rate:.1f}/s {cpu:.1f} ms", flush=True)
+
+    limit = "limit: the bare model in a loop"
+    for _ in range(arguments.rounds):
+        keep(limit, *raw(folder / "model.onnx", folder / "scan.jpg", arguments.seconds))
+        how = (folder / "model.onnx", folder / "scan.jpg", arguments.seconds, "decode")
+        keep("the same with decoding", *raw(*how))
+        for one in contestants(folder, arguments.peers.absolute()):
+            body = one.body(image)
+            script = write_script(folder / "post.lua", body)
+            url = f"http://127.0.0.1:{PORT}{one.path}"
+            threads = {} if one.guarded else {"OMP_NUM_THREADS": "1"}
+            with started(one, PORT, body, {**environment, **threads}, folder / "log") as (pid, _):
+                load(url, script, pid, AT_ONCE, 2.0)  # warm
+                found = load(url, script, pid, AT_ONCE, arguments.seconds)
+                if found.failures:
+                    raise RuntimeError(f"{one.name}: {found.failures} failures, see {folder}/log")
+                keep(one.name, found.per_second, found.cpu_ms)
+            busy.append(os.getloadavg()[0])
+    rows = []
+    for what, found in rates.items():
+        share = statistics.median(a / b for a, b in zip(found, rates[limit], strict=True))
+        cost = statistics.median(a / b for a, b in zip(costs[what], costs[limit], strict=True))
+        rows.append(
+            f"| {name} | {what} | {statistics.median(costs[what]):.1f} | {cost:.2f} "
+            f"| {statistics.median(found):.1f} | {share:.2f} |"
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
