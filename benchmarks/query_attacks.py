@@ -92,15 +92,17 @@ def replay_rows(
         "To the end of the recording: a history that answers silently lets the attacker go on, and "
         "every later success must be held too.",
         "",
-        "| attack | runs | success without the guard | success that was not held |",
-        "|---|---|---|---|",
+        "| attack | runs | success without the guard | success that was not held | after the third "
+        "question |",
+        "|---|---|---|---|---|",
     ]
     for name in names:
         bare = [trace for trace in full if trace.attack == name]
         found = [replay(trace, Watched(spec), identities=1) for trace in bare]
         won = sum(trace.success is not None for trace in bare)
-        harmed = sum(outcome.harmed is not None for outcome in found)
-        lines.append(f"| {name} | {len(bare)} | {won} | {harmed} |")
+        harmed = [outcome.harmed for outcome in found if outcome.harmed is not None]
+        late = sum(place > 2 for place in harmed)
+        lines.append(f"| {name} | {len(bare)} | {won} | {len(harmed)} | {late} |")
         print(lines[-1], flush=True)
     if spread:
         lines += spread_rows(names, short, spec, spread)
