@@ -135,11 +135,16 @@ def batches(requests: Iterator[Request], size: int = 32) -> Iterator[list[Reques
 
 
 def row(
-    name: str, model: nn.Module, spec: Preprocessing, patients: Patients, most_requests: int
+    name: str,
+    model: nn.Module,
+    spec: Preprocessing,
+    patients: Patients,
+    most_requests: int,
+    seed: int,
 ) -> str:
     """One pattern's line of the table."""
     watched, sent, alarms, flips, most = Watched(spec), 0, 0, 0, 0
-    requests = islice(PATTERNS[name](patients, np.random.default_rng(0)), most_requests)
+    requests = islice(PATTERNS[name](patients, np.random.default_rng(seed)), most_requests)
     for batch in batches(requests):
         pixels = np.stack([request.pixels for request in batch])
         with torch.no_grad():
@@ -202,20 +207,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="default: phantoms")
     parser.add_argument("--requests", type=int, default=40_000, help="of each pattern, at most")
     parser.add_argument("--patterns", nargs="*", default=list(PATTERNS), choices=list(PATTERNS))
+    parser.add_argument("--seed", type=int, default=0, help="other phantoms, in another order")
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_model(arguments.model)
     model, spec = victim_of(loaded), loaded.spec.preprocessing
     patients: Patients = (
-        Phantoms(seed=9, size=spec.size[0])
+        Phantoms(seed=9 + arguments.seed, size=spec.size[0])
         if arguments.data is None
         else of_folder(arguments.data, loaded.spec.classes, spec)
     )
     if isinstance(patients, list):
         images = sum(len(list(of)) for of in patients)
         print(f"{len(patients)} patients, {images} images", flush=True)
-    rows = [row(name, model, spec, patients, arguments.requests) for name in arguments.patterns]
+    rows = [
+        row(name, model, spec, patients, arguments.requests, arguments.seed)
+        for name in arguments.patterns
+    ]
     body = "\n".join(
         [
             f"### {Path(arguments.model).name}",
