@@ -1,4 +1,4 @@
-"""Dynamic batching: requests from the event loop, runs of the engine in one thread.
+"""Dynamic batching: requests from the event loop, runs of the engine in threads of its own.
 
 An idle engine takes what is there at once, unless more than that is just being decoded, which it
 then lets catch up for a moment; while it runs, the next batch gathers. Images of one shape run
@@ -80,12 +80,14 @@ class Batcher:
     """The queue of one engine.
 
     Args:
-        engine: called from one thread only.
+        engine: called from as many threads as there are ``runs``.
         batch_images: most images of a batch.
         queue_images: most images that wait; the next is refused.
         queue_seconds: longest wait.
         sizes: batches are filled up to one of these, ascending, by repeating an image, for engines
             that prepare themselves for each size. Empty: any size runs as it is.
+        runs: most runs of the engine at once. Several runs of one thread each do more on a CPU
+            than one run of several threads, which wait for one another.
         clock: monotonic seconds.
     """
 
@@ -97,6 +99,7 @@ class Batcher:
         queue_images: int,
         queue_seconds: float,
         sizes: Sequence[int] = (),
+        runs: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
@@ -109,14 +112,18 @@ class Batcher:
         self._expected = 0
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._run_forever, name="engine", daemon=True)
+        self._threads = [
+            threading.Thread(target=run, name="engine", daemon=True)
+            for run in (self._begin, *(runs - 1) * (self._run_forever,))
+        ]
         self._tried = threading.Event()
         self.ready = False
         """Whether the last warm-up succeeded."""
 
     def start(self) -> None:
-        """Start the engine's thread, which begins with a warm-up."""
-        self._thread.start()
+        """Start the engine's threads, the first of which begins with a warm-up."""
+        for thread in self._threads:
+            thread.start()
 
     def warmed(self) -> bool:
         """Wait for the first warm-up; whether it succeeded. Blocks."""
@@ -127,13 +134,14 @@ class Batcher:
         """Let the thread end after what waits. Returns at once."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Run what waits, then stop the thread. Blocks."""
         self.stop()
-        if self._thread.ident is not None:
-            self._thread.join()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
 
     @property
     def depth(self) -> int:
@@ -188,13 +196,20 @@ class Batcher:
             self._expected -= 1
             self._changed.notify()
 
-    def _run_forever(self) -> None:
+    def _begin(self) -> None:
         self._warm_up()
+        self._run_forever(recovers=True)
+
+    def _run_forever(self, recovers: bool = False) -> None:
+        """
+        Args:
+            recovers: tries the warm-up again from time to time after one that failed.
+        """
         while True:
             with self._changed:
                 while not self._waiting and not self._closing:
-                    self._changed.wait(None if self.ready else RECOVERY_SECONDS)
-                    if not self.ready and not self._closing:
+                    self._changed.wait(RECOVERY_SECONDS if recovers and not self.ready else None)
+                    if recovers and not self.ready and not self._closing:
                         break
                 if self._closing and not self._waiting:
                     return
@@ -202,7 +217,7 @@ class Batcher:
                 batch = self._next_batch()
             if batch:
                 self._answer(batch)
-            elif not self.ready:
+            elif recovers and not self.ready:
                 self._warm_up()
 
     def _gather(self) -> None:

@@ -30,6 +30,7 @@ from service.decide import Policy
 from service.problems import ServiceProblem
 from service.second_stage_key import second_stage_key
 from service.settings import PolicyOverrides, Settings, SettingsProblem
+from service.workers import cores
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -167,6 +168,7 @@ def guard_of(
             queue_images=settings.max_in_flight,
             queue_seconds=settings.queue_seconds,
             sizes=_batch_sizes(settings),
+            runs=_runs_at_once(settings),
         ),
         policy=Policy(manifest.alphas),
         levels=manifest.levels,
@@ -213,6 +215,13 @@ def with_policy(guard: Guard, overrides: PolicyOverrides) -> Guard:
         if chosen
         else manifest.source_levels,
     )
+
+
+def _runs_at_once(settings: Settings) -> int:
+    """On a CPU as many as a worker's cores have room for, by the threads of one run."""
+    if settings.provider != "cpu" or settings.threads is None:
+        return 1
+    return max(1, cores() // settings.workers // settings.threads)
 
 
 def _batch_sizes(settings: Settings) -> tuple[int, ...]:

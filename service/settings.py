@@ -144,8 +144,9 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None,
         gt=0,
-        description="CPU threads of one run of the engine, in each worker. Default: the cores "
-        "divided by `workers`.",
+        description="CPU threads of one run of the engine, in each worker, which has as many runs "
+        "at once as its cores have room for: 1 for the most images a second, the default for the "
+        "soonest single answer. Default: the cores divided by `workers`.",
     )
     api_keys: dict[str, KeyHash] = Field(
         {},

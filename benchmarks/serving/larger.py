@@ -39,15 +39,20 @@ def contestants(folder: Path, environments: Path) -> list[Contestant]:
     """Us under each guard, then the unguarded servers that are installed."""
     cores = os.cpu_count() or 1
     ours = []
-    for number, (guard, workers) in enumerate(
-        [("first stage alone", 1), ("first stage alone", cores), ("agreement too", cores)]
+    for number, (guard, workers, threads) in enumerate(
+        [
+            ("first stage alone", 1, cores),
+            ("first stage alone", 1, 1),
+            ("first stage alone", cores, 1),
+            ("agreement too", 1, 1),
+        ]
     ):
         place = folder / str(number)
         place.mkdir(exist_ok=True)
         bundle = folder / guard.replace(" ", "-")
-        one = lazaret(bundle, PORT, workers, place, threads=None)
-        plural = "s" if workers > 1 else ""
-        name = f"lazaret, {guard}, {workers} worker{plural} of {cores // workers} thread(s)"
+        one = lazaret(bundle, PORT, workers, place, threads)
+        runs = cores // workers // threads
+        name = f"lazaret, {guard}: workers {workers}, runs at once {runs}, threads {threads}"
         ours.append(replace(one, name=name))
     return [*ours, *(one for one in peers(environments, PORT) if one.name in PEERS)]
 

@@ -104,7 +104,11 @@ def test_equal_shapes_run_together_and_an_idle_engine_does_not_wait() -> None:
     asyncio.run(scenario())
 
 
-def test_an_idle_engine_lets_what_is_being_decoded_catch_up_but_waits_for_nothing_else() -> None:
+def test_an_idle_engine_lets_what_is_being_decoded_catch_up_but_waits_for_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.batcher.GATHER_SECONDS", 30.0)
+
     async def scenario() -> None:
         engine = FakeEngine()
         async with batching(engine) as batcher:
@@ -124,10 +128,27 @@ def test_an_idle_engine_lets_what_is_being_decoded_catch_up_but_waits_for_nothin
             await asyncio.sleep(0)
             batcher.nothing_to_expect()  # it was no image
             batcher.nothing_to_expect()
-            assert (await waiting).queued < 5
+            assert (await waiting).queued < 30
+            monkeypatch.setattr("service.batcher.GATHER_SECONDS", 0.01)
             for _ in range(8):
                 batcher.expect()
             assert (await batcher.read(image(24))).batch == 1  # they never come
+
+    asyncio.run(scenario())
+
+
+def test_runs_at_once_do_not_wait_for_one_another() -> None:
+    class Together(FakeEngine):
+        inside = threading.Barrier(2, timeout=5)
+
+        def run(self, images: Batch) -> Readings:
+            self.inside.wait()
+            return super().run(images)
+
+    async def scenario() -> None:
+        async with batching(Together(), runs=2, batch_images=1) as batcher:
+            found = await asyncio.gather(*(batcher.read(image(20 + i)) for i in range(4)))
+            assert [o.readings.fused[0] for o in found] == [20, 21, 22, 23]
 
     asyncio.run(scenario())
 
