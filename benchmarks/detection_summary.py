@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,13 @@ SECOND_SITES = ("cxr_hannover_covid",)
 class Judged:
     """One evaluation."""
 
-    name: str
+    folder: Path
     found: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The guard's."""
+        return self.folder.name
 
     def attacks(self, *knowledge: str) -> list[dict[str, Any]]:
         """Attacks by such attackers."""
@@ -179,17 +185,22 @@ ROWS: list[tuple[str, str, Callable[[Judged], str]]] = [
 ]  # fmt: skip
 
 
-def page(evaluations: list[Judged]) -> str:
-    """Markdown."""
+def page(evaluations: list[Judged], out: Path) -> str:
+    """Markdown, with links from ``out``."""
+    linked = [
+        f"[{e.name}]({os.path.relpath(e.folder / 'evaluation.md', out.parent)})"
+        for e in evaluations
+    ]
+    folders = " ".join(str(e.folder) for e in evaluations)
     lines = [
         "# Detection against its targets",
         "",
-        f"`python benchmarks/detection_summary.py {' '.join(e.name for e in evaluations)}`: "
+        f"`python benchmarks/detection_summary.py {folders}`: "
         "cells are numbers of each guard's own `evaluation.json`, which names its command, sample "
         "and machine. **Bold** cells miss their target. Intervals are 95 %, over patients. "
         "*Undetected harm* is at a realised clean false-positive rate of 1 %.",
         "",
-        f"| | target | {' | '.join(e.name for e in evaluations)} |",
+        f"| | target | {' | '.join(linked)} |",
         f"|---|---|{'---|' * len(evaluations)}",
     ]
     for name, target, cell in ROWS:
@@ -205,9 +216,10 @@ def main() -> None:
     chosen = parser.parse_args()
     text = page(
         [
-            Judged(folder.name, json.loads((folder / "evaluation.json").read_text()))
+            Judged(folder, json.loads((folder / "evaluation.json").read_text()))
             for folder in chosen.evaluation
-        ]
+        ],
+        chosen.out or Path("detection.md"),
     )
     print(text)
     if chosen.out:
