@@ -24,7 +24,7 @@ SIDE = GRID - 2 * MARGIN
 POSITIONS = (4 * MARGIN + 1) ** 2
 ALIKE = 0.11
 """Distance within which an image is one of the recent ones again. No two of 600 phantoms and of
-600 chests were nearer than 0.134; at 0.14 one alarm spread among 10,000 phantoms' encodings."""
+600 chests were nearer than 0.134."""
 WANTED = 0.2
 """And one of an incident's: wider, because a mistake is possible only while there is one."""
 COARSE = 0.4
