@@ -130,8 +130,13 @@ def corruptions(judged: Judged) -> str:
         return "not measured"
     over = [s for s in mild if value(s["adversarial"]) > BENIGN]
     most = max(mild, key=lambda s: value(s["adversarial"]))
-    text = f"{share(most['adversarial'])}, {most['shift']} {most['severity']:g}; {len(over)} of "
-    return marked(f"{text}{len(mild)} above", not over)
+    scored = max(mild, key=lambda s: s["adversarial_at_1pct"])
+    text = (
+        f"{share(most['adversarial'])}, {most['shift']} {most['severity']:g}; {len(over)} of "
+        f"{len(mild)} above; at a realised 1 % of clean ones at most "
+        f"{100 * scored['adversarial_at_1pct']:.1f} %, {scored['shift']} {scored['severity']:g}"
+    )
+    return marked(text, not over)
 
 
 def second_site(judged: Judged) -> str:
@@ -198,7 +203,9 @@ def page(evaluations: list[Judged], out: Path) -> str:
         f"`python benchmarks/detection_summary.py {folders}`: "
         "cells are numbers of each guard's own `evaluation.json`, which names its command, sample "
         "and machine. **Bold** cells miss their target. Intervals are 95 %, over patients. "
-        "*Undetected harm* is at a realised clean false-positive rate of 1 %.",
+        "*Undetected harm* is at a realised clean false-positive rate of 1 %. Rows on false alarms "
+        "and on images that are not for the model are as served: a guard with too few calibration "
+        "images for any level holds nothing, so it raises no false alarm either.",
         "",
         f"| | target | {' | '.join(linked)} |",
         f"|---|---|{'---|' * len(evaluations)}",
