@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-RADIUS = 0.065
-"""Cosine distance within which a query is linked. Images of different patients were never nearer
-(chest, skin and phantom; ``docs/results/query_fingerprints.md``)."""
+RADIUS = 0.055
+"""Cosine distance within which a query is linked. At 0.065 two of 2,900 phantoms were one
+(``docs/results/query_history.md``); at 0.045 some windows of one picture are two."""
 CONTRAST, BRIGHTNESS = 0.04, 4.0
 """A link whose contrast differs by this share, or whose brightness by so many grey levels, is
 another window of the picture; attacks change neither by as much from one query to the next."""
