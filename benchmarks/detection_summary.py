@@ -17,9 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detectors.evaluation import Estimate
+from detectors.wording import percent, titled
+
 KNOWN_EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 STATIC, UNSEEN, AWARE, BENIGN, STRANGE = 0.02, 0.05, 0.10, 0.02, 0.05
 AUC, TPR = 0.98, 0.95
+FAMILIES = ("fgsm", "bim", "pgd", "cw_linf", "apgd_ce")
 SECOND_SITES = ("cxr_hannover_covid",)
 """Other hospitals' images of the same kind: benign, not out of distribution."""
 
@@ -41,12 +45,10 @@ class Judged:
         return [a for a in self.found["attacks"] if a["knowledge"] in knowledge]
 
 
-def share(estimate: dict[str, Any] | None) -> str:
+def share(estimate: dict[str, Any]) -> str:
     """``1.2 % (0.3 to 4.0)``."""
-    if estimate is None or estimate["value"] is None:
-        return "none"
-    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+    numbers = (estimate[key] for key in ("value", "low", "high"))
+    return percent(Estimate(*(math.nan if n is None else n for n in numbers)))
 
 
 def value(estimate: dict[str, Any]) -> float:
@@ -57,11 +59,6 @@ def value(estimate: dict[str, Any]) -> float:
 def marked(text: str, met: bool) -> str:
     """Bold where the target is missed."""
     return text if met else f"**{text}**"
-
-
-def titled(attack: dict[str, Any]) -> str:
-    """``pgd at 2``."""
-    return f"{attack['attack']} at {attack['epsilon']:g}" if attack["epsilon"] else attack["attack"]
 
 
 def most_harm(attacks: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -76,14 +73,16 @@ def harm_cell(attacks: Iterable[dict[str, Any]], limit: float) -> str:
     if found is None:
         return "not measured"
     harm = found["undetected_harm"]
-    text = f"{share(harm)}, {titled(found)}, of {share(found['success'])} that succeed"
+    text = f"{share(harm)}, {titled(found['attack'], found['epsilon'])}"
+    if "success" in found:
+        text += f", of {share(found['success'])} that succeed"
     return marked(text, value(harm) <= limit)
 
 
 def static(judged: Judged, epsilon: float) -> str:
     """Families that the guard knows and Auto-PGD, by attackers who do not know the guard."""
     known = [a for a in judged.attacks("unaware", "unseen") if a["epsilon"] == epsilon]
-    swept = [a for a in known if a["attack"] in ("fgsm", "bim", "pgd", "cw_linf", "apgd_ce")]
+    swept = [a for a in known if a["attack"] in FAMILIES]
     return harm_cell(swept, STATIC)
 
 
@@ -92,7 +91,7 @@ def discrimination(judged: Judged) -> str:
     scores = [
         a["scores"]["fused"]["successful"]
         for a in judged.attacks("unaware", "unseen")
-        if a["epsilon"] >= 1 and a["attack"] in ("fgsm", "bim", "pgd", "cw_linf", "apgd_ce")
+        if a["epsilon"] >= 1 and a["attack"] in FAMILIES
     ]
     aucs = [value(s["auc"]) for s in scores if s["auc"]["value"] is not None]
     tprs = [value(s["tpr"][1]) for s in scores if s["tpr"][1]["value"] is not None]
@@ -106,9 +105,7 @@ def left_out(judged: Judged) -> str:
     """A family or an epsilon that the guard was fitted without, by attackers who do not know it."""
     knowing = {a["attack"] for a in judged.attacks("aware")}
     results = [r for r in judged.found["left_out"] if r["attack"] not in knowing]
-    return harm_cell([{**r, "success": None} for r in results], UNSEEN).removesuffix(
-        ", of none that succeed"
-    )
+    return harm_cell(results, UNSEEN)
 
 
 def unseen(judged: Judged) -> str:

@@ -16,9 +16,7 @@ attack need not have been: that is counted apart.
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 
 from attacks.registry import parse
 from attacks.spec import Scene, carry_out
+from benchmarks.page import command_of, publish
 from benchmarks.query_attacks import NAMES, share
 from benchmarks.query_traces import ATTACKS, LIMIT, record, sources
 from benchmarks.query_watched import Watched
@@ -222,21 +221,19 @@ def main() -> None:
     lines = adaptive_rows(
         model, spec, pixels, labels, arguments.attacks, arguments.queries, arguments.most
     )
-    body = "\n".join(
+    publish(
         [
             f"### Adaptive, {Path(arguments.model).name}",
             "",
-            f"`{shlex.join(['python', '-m', 'benchmarks.query_adaptive', *sys.argv[1:]])}`; "
+            f"`{command_of('query_adaptive')}`; "
             f"{len(pixels)} images of {tuple(pixels.shape[1:])} that the model diagnoses right; "
             f"{arguments.queries} questions each, refused ones included; {describe()}.",
             "",
             *lines,
             "",
-        ]
+        ],
+        arguments.page,
     )
-    print(body)
-    if arguments.page:
-        arguments.page.write_text(body)
 
 
 if __name__ == "__main__":

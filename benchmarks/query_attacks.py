@@ -9,9 +9,7 @@ images, in full for a few. Adaptive ones have a benchmark of their own, ``query_
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 
 from attacks.registry import methods
+from benchmarks.page import command_of, publish
 from benchmarks.query_traces import ATTACKS, Trace, record, sources
 from benchmarks.query_watched import Watched, strangers
 from models.machine import describe
@@ -204,22 +203,20 @@ def main() -> None:
     full = record(model, pixels[:few], labels[:few], arguments.attacks, arguments.full)
     lines = replay_rows(arguments.attacks, short, full, spec, arguments.spread)
     title = Path(arguments.model).name
-    body = "\n".join(
+    publish(
         [
             f"## {title}",
             "",
-            f"`{shlex.join(['python', '-m', 'benchmarks.query_attacks', *sys.argv[1:]])}`; images "
+            f"`{command_of('query_attacks')}`; images "
             f"of {tuple(pixels.shape[1:])}, one a patient, that the model diagnoses right; "
             f"{len(pixels)} of them for {arguments.short} questions, {arguments.full_images} for "
             f"{arguments.full}; {describe()}.",
             "",
             *lines,
             "",
-        ]
+        ],
+        arguments.page,
     )
-    print(body)
-    if arguments.page:
-        arguments.page.write_text(body)
 
 
 if __name__ == "__main__":

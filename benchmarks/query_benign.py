@@ -12,8 +12,6 @@ alarm.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from benchmarks.page import command_of, publish
 from benchmarks.query_fingerprints import jpeg, windowed
 from benchmarks.query_traces import fitting
 from benchmarks.query_watched import Watched
@@ -225,23 +224,20 @@ def main() -> None:
         row(name, model, spec, patients, arguments.requests, arguments.seed)
         for name in arguments.patterns
     ]
-    body = "\n".join(
+    publish(
         [
             f"### {Path(arguments.model).name}",
             "",
-            f"`{shlex.join(['python', '-m', 'benchmarks.query_benign', *sys.argv[1:]])}`; "
-            f"{describe()}.",
+            f"`{command_of('query_benign')}`; {describe()}.",
             "",
             "| pattern | requests | held | at most, 95 % | diagnoses that changed | most evidence "
             "(alarm at 8) |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
-        ]
+        ],
+        arguments.page,
     )
-    print(body)
-    if arguments.page:
-        arguments.page.write_text(body)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ an incident's).
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.page import command_of, publish
 from benchmarks.query_adaptive import DISGUISES
 from detectors.query_disguise import ALIKE, WANTED, Likeness, likeness_of
 from detectors.query_fingerprint import cells_of
@@ -94,14 +93,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = [rows(folder, arguments.most, arguments.disguised) for folder in arguments.data]
-    body = "\n".join(
+    publish(
         [
             "# Pictures in disguise",
             "",
             (__doc__ or "").split("\n\n", 2)[2].strip(),
             "",
-            f"`{shlex.join(['python', '-m', 'benchmarks.query_disguises', *sys.argv[1:]])}`; "
-            f"{describe()}.",
+            f"`{command_of('query_disguises')}`; {describe()}.",
             "",
             "Ordered pairs of images of different patients (in parentheses: of 10,000). Some data "
             "sets hold one image twice.",
@@ -116,11 +114,9 @@ def main() -> None:
             "|---|---|---|---|---|",
             *(line for _, known in found for line in known),
             "",
-        ]
+        ],
+        arguments.page,
     )
-    print(body)
-    if arguments.page:
-        arguments.page.write_text(body)
 
 
 if __name__ == "__main__":

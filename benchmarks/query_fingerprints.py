@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks.page import command_of, publish
 from benchmarks.query_attacks import NAMES
 from benchmarks.query_traces import Trace, record, sources
 from detectors.query_fingerprint import SKETCH, Fingerprinter, distances
@@ -261,13 +260,13 @@ def main() -> None:
     ]
     names = ["candidate", "bytes", *NAMES, "noise 1/255", "noise 8/255", "smooth noise 8/255"]
     names += ["priors", "JPEG 75", "window", "1 pixel aside"]
-    body = "\n".join(
+    publish(
         [
             "# Which fingerprint",
             "",
             (__doc__ or "").split("\n\n", 2)[2].strip(),
             "",
-            f"`{shlex.join(['python', '-m', 'benchmarks.query_fingerprints', *sys.argv[1:]])}`; "
+            f"`{command_of('query_fingerprints')}`; "
             f"{len(strangers)} patients, {len(priors)} pairs of priors, {len(pixels)} attacked "
             f"images; {describe()}.",
             "",
@@ -285,11 +284,9 @@ def main() -> None:
             "|---|---|---|---|---|---|",
             *(false_links(folder, 1500) for folder in [arguments.data, *arguments.others]),
             "",
-        ]
+        ],
+        arguments.page,
     )
-    print(body)
-    if arguments.page:
-        arguments.page.write_text(body)
 
 
 if __name__ == "__main__":

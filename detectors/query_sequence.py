@@ -83,6 +83,13 @@ SENDERS = 64
 """Most senders that a cluster remembers."""
 
 
+def retoned(contrast: float, brightness: float, before: tuple[float, float]) -> bool:
+    """Whether an image is another window of the one of contrast and brightness ``before``."""
+    return (
+        abs(contrast - before[0]) > CONTRAST * before[0] or abs(brightness - before[1]) > BRIGHTNESS
+    )
+
+
 def weight(kind: Kind, *, flip: bool, relieved: bool, images: int = 3, toned: bool = False) -> int:
     """Evidence of one link, in ``POINT``ths.
 

@@ -125,7 +125,7 @@ async def diagnose(
             decoded.image, decoded.mark, decoded.at = image, mark, perf_counter()
             expected = False
             guard.batcher.put(image.pixels, question.deadline, answer, expected=True)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the request must be told
             if expected:
                 guard.batcher.nothing_to_expect()
             if not loop.is_closed():

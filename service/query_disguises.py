@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from detectors.query_disguise import Gallery, Known, Likeness
-from detectors.query_sequence import BRIGHTNESS, CONTRAST, Kind, Sight
+from detectors.query_sequence import Kind, Sight, retoned
 from service.query_store import Link, Query
 
 MODELS = 16
@@ -34,16 +34,12 @@ class Disguises:
         if known is None:
             return query
         mark = query.fingerprint
-        toned = (
-            abs(mark.contrast - known.contrast) > CONTRAST * known.contrast
-            or abs(mark.brightness - known.brightness) > BRIGHTNESS
-        )
-        same_study = query.study != 0 and query.study == known.study
+        toned = retoned(mark.contrast, mark.brightness, (known.contrast, known.brightness))
         link = Link(
             cluster=known.cluster,
             kind=Kind.TONE if toned else Kind.NEAR,
             flip=query.label != known.label,
-            relieved=same_study or (query.known and query.sender == known.sender),
+            relieved=query.relieved_by(known.sender, known.study),
             sender=known.sender,
             wanted=known.wanted,
         )

@@ -17,13 +17,12 @@ import numpy.typing as npt
 from detectors.query_fingerprint import BANDS, SCALE, SKETCH, Fingerprint
 from detectors.query_sequence import (
     ALARM,
-    BRIGHTNESS,
-    CONTRAST,
     RADIUS,
     SAME,
     SENDERS,
     Kind,
     Sight,
+    retoned,
     weight,
 )
 
@@ -84,6 +83,11 @@ class Query:
     """The id that an incident gets if this query is the one to raise it."""
     hint: Link | None = None
     """To a predecessor that was known again in disguise, which the store cannot."""
+
+    def relieved_by(self, sender: int, study: int) -> bool:
+        """Whether a predecessor of that sender and study makes its evidence a 32nd."""
+        same_study = self.study != 0 and self.study == study
+        return same_study or (self.known and self.sender == sender)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,18 +218,16 @@ class LocalStore:
             return None
         parent: np.void = found[best]
         sender = int(parent["sender"])
-        retoned = (
-            abs(round(fingerprint.contrast * FINE) - int(parent["contrast"]))
-            > CONTRAST * int(parent["contrast"])
-            or abs(round(fingerprint.brightness * FINE) - int(parent["brightness"]))
-            > BRIGHTNESS * FINE
+        toned = retoned(
+            round(fingerprint.contrast * FINE) / FINE,
+            round(fingerprint.brightness * FINE) / FINE,
+            (int(parent["contrast"]) / FINE, int(parent["brightness"]) / FINE),
         )
-        same_study = query.study != 0 and query.study == int(parent["study"])
         return Link(
             cluster=int(parent["root"]),
-            kind=Kind.TONE if retoned else Kind.SAME if apart[best] <= SAME_LIMIT else Kind.NEAR,
+            kind=Kind.TONE if toned else Kind.SAME if apart[best] <= SAME_LIMIT else Kind.NEAR,
             flip=query.label != int(parent["label"]),
-            relieved=same_study or (query.known and query.sender == sender),
+            relieved=query.relieved_by(sender, int(parent["study"])),
             sender=sender,
             wanted=False,
         )
