@@ -40,10 +40,13 @@ FIT_SHIFTS = (
     ("shot_noise", 2),
     ("speckle_noise", 2),
     ("impulse_noise", 2),
+    ("dead_columns", 1),
+    ("dead_columns", 2),
 )
 """Benign shifts, with severity, that every guard is fitted to pass: mild ones, as small as an
-attack of 1/255, and noise of ten times that size, which must not be taken for one. Noise that
-squeezing takes out again is what looks most like an attack: it is here at both mild severities."""
+attack of 1/255, and noise of ten times that size, which must not be taken for one. What squeezing
+takes out again, noise and a detector's dead columns, is what looks most like an attack: it is here
+at both mild severities."""
 
 
 def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:

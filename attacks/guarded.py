@@ -34,6 +34,7 @@ _FEATURES = (
     "squeeze_change",
     "witness_logits",
     "residual",
+    "picture",
 )
 _READ = ("class_logits", "probabilities", "squeezed_logits", "scores", "fused", "quality", "taps")
 

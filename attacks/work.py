@@ -32,7 +32,7 @@ from attacks.problem import AttackProblem
 from attacks.spec import AttackSpec, Kind, Need, Scene, carry_out
 from models.imaging.decode import digest
 
-UNIT = {"cpu": 8, "cuda": 64}
+UNIT = {"cpu": 8, "cuda": 256}
 """Images in a unit. On a CPU larger batches are no faster and lose more when killed."""
 
 Floats = npt.NDArray[np.float32]

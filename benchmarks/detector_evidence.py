@@ -278,7 +278,7 @@ class Alone(nn.Module):
     def forward(self, taps: Tensor, logits: Tensor, squeezed: Tensor, change: Tensor) -> Tensor:
         none = logits[:, :0]
         score: Tensor = self.detector(
-            Features(split_taps(taps, self.widths), logits, squeezed, change, none, none)
+            Features(split_taps(taps, self.widths), logits, squeezed, change, none, none, none)
         )
         return score
 

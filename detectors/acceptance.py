@@ -11,6 +11,7 @@ import torch
 from detectors.calibrate import Calibration
 from detectors.fixture import compare
 from detectors.guard import Guard
+from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
 from detectors.squeeze import median3, root_mean_square
 from models.diagnostic import DiagnosticModel
@@ -69,6 +70,8 @@ def read_with_torch(
             view = median3(x)
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
-        scores, fused, quality = guard(torch.cat(taps, dim=1), own, squeezed, change, *beside(x))
+        scores, fused, quality = guard(
+            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), Picture(model.preprocess)(x)
+        )
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))

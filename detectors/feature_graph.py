@@ -9,6 +9,7 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
 from detectors.squeeze import median3, root_mean_square
 from models.diagnostic import DiagnosticModel
@@ -28,6 +29,7 @@ OUTPUTS = (
     "squeeze_change",
     "witness_logits",
     "residual",
+    "picture",
 )
 _BEFORE = OUTPUTS[5:]
 """Made from the network's input, beside the network."""
@@ -35,17 +37,19 @@ _BEFORE = OUTPUTS[5:]
 
 class _Views(nn.Module):
     """Pixels to the network's input, followed by its squeezed view in one doubled batch; how far
-    squeezing moved the pixels; and what the networks beside say of the input."""
+    squeezing moved the pixels; what the networks beside say of the input; and the picture's own
+    statistics."""
 
     def __init__(self, preprocess: Preprocess, squeezed: bool, beside: SideNetworks) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.squeezed = squeezed
         self.beside = beside
+        self.picture = Picture(preprocess)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         x = self.preprocess(image)
-        seen = self.beside(x)
+        seen = (*self.beside(x), self.picture(x))
         if not self.squeezed:
             return x, torch.zeros_like(x[:, 0, 0, 0]), *seen
         view = median3(x)

@@ -25,6 +25,8 @@ class Features(NamedTuple):
     """``float32[N, K]``: the student's (``detectors.student``); ``[N, 0]`` without one."""
     residual: Tensor
     """``float32[N, 1]``: the residual network's logit; ``[N, 0]`` without one."""
+    picture: Tensor
+    """``float32[N, P]``: ``detectors.picture``; ``[N, 0]`` where a bundle is older than it."""
 
     @property
     def predicted(self) -> Tensor:
@@ -40,6 +42,7 @@ class Features(NamedTuple):
             self.squeeze_change[index],
             self.witness_logits[index],
             self.residual[index],
+            self.picture[index],
         )
 
 
@@ -52,4 +55,5 @@ def concatenate(parts: list[Features]) -> Features:
         torch.cat([part.squeeze_change for part in parts]),
         torch.cat([part.witness_logits for part in parts]),
         torch.cat([part.residual for part in parts]),
+        torch.cat([part.picture for part in parts]),
     )

@@ -39,7 +39,7 @@ from detectors.feature_graph import feature_graph
 from detectors.fixture import FIXTURE
 from detectors.guard import DEFAULT, DETECTORS, Guard, fuse
 from detectors.measured_split import MeasuredSplit, fit_arguments
-from detectors.samples import Samples, measure, run_graph
+from detectors.samples import Samples, group_numbers, joined, measure, run_graph
 from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
 from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
@@ -78,7 +78,8 @@ def fit_guard(
     classes: int,
     names: Sequence[str] = DEFAULT,
 ) -> Guard:
-    """Fit detectors on ``reference`` and their fusion on ``fusion``. Raises ``FitProblem``."""
+    """Fit detectors on ``reference``, their fusion on ``fusion`` and the quality score, which is
+    not fused, on the clean images of both. Raises ``FitProblem``."""
     for split, title in ((reference, "reference"), (fusion, "fusion")):
         if len(split.origins) < 2 * classes:
             raise FitProblem(
@@ -89,12 +90,19 @@ def fit_guard(
     arguments = fit_arguments(reference, widths)
     for detector in guard.detectors:
         detector.fit(*arguments)  # type: ignore[operator]  # Modules to torch
-    clean = np.arange(reference.clean)
+    clean = joined([split.benign.rows(np.arange(split.clean)) for split in (reference, fusion)])
+    labels = [split.benign_labels[: split.clean] for split in (reference, fusion)]
+    patients = [
+        f"{title}/{group}"
+        for split, title in ((reference, "reference"), (fusion, "fusion"))
+        for group in split.benign_groups[: split.clean]
+    ]
+    features = clean.features(widths)
     guard.quality.fit(
-        reference.benign.rows(clean).features(widths),
-        arguments[1][: reference.clean],
-        arguments[2],
-        torch.cat([arguments[3][: reference.clean], arguments[3][len(arguments[1]) :]]),
+        features,
+        torch.from_numpy(np.concatenate(labels)),
+        features.rows(torch.arange(0)),
+        group_numbers(patients),
     )
     with torch.no_grad():
         guard.fusion.fit(

@@ -35,6 +35,7 @@ INPUTS = (
     "squeeze_change",
     "witness_logits",
     "residual",
+    "picture",
 )
 OUTPUTS = ("scores", "fused", "quality")
 
@@ -61,7 +62,8 @@ class Guard(nn.Module):
 
     ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
     ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]``, ``witness_logits [N, K or 0]``,
-    ``residual [N, 1 or 0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
+    ``residual [N, 1 or 0]``, ``picture [N, P or 0]`` and returns ``scores [N, D]``, ``fused [N]``,
+    ``quality [N]``.
     """
 
     def __init__(self, detectors: Sequence[Detector], widths: Sequence[int], classes: int) -> None:
@@ -94,6 +96,7 @@ class Guard(nn.Module):
         squeeze_change: Tensor,
         witness_logits: Tensor,
         residual: Tensor,
+        picture: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         features = Features(
             split_taps(taps, self.widths),
@@ -102,6 +105,7 @@ class Guard(nn.Module):
             squeeze_change,
             witness_logits,
             residual,
+            picture,
         )
         scores = self.scores(features)
         return scores, self.fusion(scores), self.quality(features)
@@ -117,6 +121,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "squeeze_change": torch.rand(3),
         "witness_logits": torch.randn(3, guard.classes if Witness.name in guard.names else 0),
         "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
+        "picture": torch.randn(3, guard.quality.picture_width),
     }
     tail = onnx.load_from_string(
         export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})

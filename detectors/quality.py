@@ -10,13 +10,15 @@ from detectors.bank import split_groups
 from detectors.detector import Detector
 from detectors.features import Features
 from detectors.mahalanobis import TapDistances
+from detectors.picture import split_picture
 
 
 class Quality(Detector):
-    """``sum_l max(z_l, 0)`` over the standardised Mahalanobis distances of all taps.
+    """``max_l z_l`` over the standardised Mahalanobis distances of all taps and of the picture's
+    own texture, layout, and both together (``detectors.picture``).
 
     Learnt from benign images alone: another modality, a photograph or heavy degradation is far at
-    some depth, and a tap where the image looks typical must not excuse it.
+    some depth or in some aspect, and where the image looks typical must not excuse it.
 
     The distances are its own, fitted on clean images. A ``Mahalanobis`` detector's are fitted on
     shifted ones too: it must be blind to them, and this score must not.
@@ -27,6 +29,7 @@ class Quality(Detector):
     def __init__(self) -> None:
         super().__init__()
         self.distances = TapDistances()
+        self.picture_width = 0
 
     def fit(
         self,
@@ -36,9 +39,15 @@ class Quality(Detector):
         groups: Tensor | None = None,
     ) -> Self:
         benign_groups, _ = split_groups(groups, len(labels), len(adversarial.logits))
-        self.distances.fit(benign.taps, labels, benign_groups)
+        self.picture_width = benign.picture.shape[1]
+        self.distances.fit(_aspects(benign), labels, benign_groups)
         return self
 
     def forward(self, features: Features) -> Tensor:
-        z: Tensor = self.distances(features.taps)
-        return z.clamp(min=0).sum(dim=1)
+        z: Tensor = self.distances(_aspects(features))
+        return z.amax(dim=1)
+
+
+def _aspects(features: Features) -> tuple[Tensor, ...]:
+    blocks = split_picture(features.picture)
+    return *features.taps, *blocks, *((features.picture,) if blocks else ())

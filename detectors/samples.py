@@ -76,6 +76,7 @@ class Measured:
     squeeze_change: Floats
     witness_logits: Floats
     residual: Floats
+    picture: Floats
 
     @property
     def predicted(self) -> Classes:
@@ -93,6 +94,7 @@ class Measured:
             torch.from_numpy(self.squeeze_change),
             torch.from_numpy(self.witness_logits),
             torch.from_numpy(self.residual),
+            torch.from_numpy(self.picture),
         )
 
     def rows(self, index: npt.NDArray[np.intp] | Flags) -> Measured:
@@ -105,6 +107,7 @@ class Measured:
             self.squeeze_change[index],
             self.witness_logits[index],
             self.residual[index],
+            self.picture[index],
         )
 
 
@@ -116,9 +119,11 @@ FIELDS = (
     "squeeze_change",
     "witness_logits",
     "residual",
+    "picture",
 )
 ADDED = FIELDS[5:]
-"""Outputs that graphs fitted before there were student and residual network lack: empty there."""
+"""Outputs that graphs fitted before there were student, residual network and statistics of the
+picture lack: empty there."""
 
 
 def run_graph(

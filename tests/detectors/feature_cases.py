@@ -46,7 +46,8 @@ def gaussian(
     witness = 0.7 * logits + 0.4 * torch.randn(n, classes, generator=draw)
     residual = torch.randn(n, 1, generator=draw)
     squeezed = 0.9 * logits + wobble
-    return Features(tuple(taps), logits, squeezed, change, witness, residual), labels
+    picture = torch.randn(n, 70, generator=draw)
+    return Features(tuple(taps), logits, squeezed, change, witness, residual, picture), labels
 
 
 class Flat(nn.Module):
@@ -57,7 +58,7 @@ class Flat(nn.Module):
         self.module = module
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.module(Features(tensors[:-5], *tensors[-5:]))
+        return self.module(Features(tensors[:-6], *tensors[-6:]))
 
 
 def to_onnx(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -114,6 +115,6 @@ def assert_detector_exports(detector: nn.Module, relative: float = 1e-4) -> None
 def input_gradient(detector: nn.Module, features: Features) -> list[Tensor]:
     """Gradients of the summed score, largest magnitude per image, for every input used."""
     leaves = [t.clone().requires_grad_() for t in (*features.taps, *features[1:])]
-    score = detector(Features(tuple(leaves[:-5]), *leaves[-5:]))
+    score = detector(Features(tuple(leaves[:-6]), *leaves[-6:]))
     gradients = torch.autograd.grad(score.sum(), leaves, allow_unused=True)
     return [g.abs().reshape(len(g), -1).amax(dim=1) for g in gradients if g is not None]

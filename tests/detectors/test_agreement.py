@@ -23,7 +23,15 @@ def views(n: int, seed: int, *, flipped: bool, classes: int = 2, noisy: float = 
     rows, rival = torch.arange(n), (winner + 1) % classes
     plain[rows, winner], plain[rows, rival] = margin, 0.0
     squeezed[rows, winner], squeezed[rows, rival] = after, 0.0
-    return Features((torch.zeros(n, 1),), plain, squeezed, change, squeezed, torch.zeros(n, 0))
+    return Features(
+        (torch.zeros(n, 1),),
+        plain,
+        squeezed,
+        change,
+        squeezed,
+        torch.zeros(n, 0),
+        torch.zeros(n, 0),
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 4])
