@@ -22,7 +22,7 @@ Advance = Callable[[int, int], None]
 """Called with images attacked so far, and images to attack over all attacks."""
 
 FAMILIES = ("fgsm", "bim", "pgd", "cw_linf")  # Ma et al. 2021
-FIT_EPSILONS = (1.0, 2.0, 4.0)
+FIT_EPSILONS = (1.0, 2.0, 4.0, 8.0)
 EPSILONS = (0.5, 1.0, 2.0, 4.0)
 
 FIT_SHIFTS = (

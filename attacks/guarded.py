@@ -179,8 +179,8 @@ class _Second(nn.Module):
     anew at every look, so that gradients are of random views (expectation over transformations,
     Athalye et al. 2018, arXiv 1707.07397) and acceptance by it is one draw's.
 
-    ``fused`` of a picked image has the value of ``detectors.staged_engine`` and two gradients, its
-    own and the first stage's: there are two ways out, to look innocent and not to be looked at.
+    ``fused`` of a picked image is ``detectors.staged_engine``'s sum and so has the gradients of
+    both stages: there are two ways out, to look innocent and not to be looked at.
     """
 
     def __init__(self, stage: SecondStage, graph: OnnxModule) -> None:
@@ -212,8 +212,7 @@ class _Second(nn.Module):
         logits, change = self.graph(pixels[picked], *parameters)
         features = as_features(plain[picked].repeat_interleave(views, dim=0), logits, change)
         score = self.agreement.deviation(features).view(n, views).mean(dim=1).abs()
-        avoided = first[picked] - first[picked].detach()
-        return first.index_copy(0, picked, self.entry.threshold + score + avoided)
+        return first.index_add(0, picked, score)
 
 
 def load_guarded(directory: Path) -> GuardedModel:

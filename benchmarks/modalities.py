@@ -1,11 +1,14 @@
 """Guards for four modalities, from training to judgement, each step by `lazaret` itself.
 
     python benchmarks/modalities.py --data $LAZARET_DATA --work runs/modalities
-        [--only chest-128,fundus] [--images 100] [--aware-images 24] [--harden]
-        [--out docs/results/modalities]
+        [--only chest-xray,fundus] [--images 200] [--aware-images 200] [--device cuda]
+        [--guards plain,hard,staged] [--out docs/results/modalities]
 
-Small networks for 128 x 128 pixels, so that two cores can attack them. Steps whose output is there
-are not done again. `benchmarks/detection_summary.py` sets the evaluations beside the targets.
+A model of each modality, the same hardened, and an attacker's stand-in for transfer attacks: for
+chest X-rays the zoo's network at 224 x 224 pixels, else small ones at 128 x 128. Three guards: of
+the plain and of the hardened model with the default detectors, and of the hardened one in two
+stages. Steps whose output is there are not done again, so a run that was cut off goes on.
+`benchmarks/detection_summary.py` sets the evaluations beside the targets.
 """
 
 from __future__ import annotations
@@ -17,12 +20,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.zoo import names as zoo_names
+
 ATTACKS = "fgsm,bim,pgd,cw_linf,apgd_ce:steps=50"
 EPSILONS = ("0.5", "1", "2", "4", "8")
 ALSO = "autoattack:eps=4/255,queries=500,universal:eps=4/255,patch,spatial"
-HARDENED = "-hard"
-HARDEN, HARDEN_EPOCHS = "6", "8"
+AWARE = "hfc:steps=100,feature_matching:steps=100,joint_pgd:steps=100,orthogonal_pgd:steps=100"
+STAGED_AWARE = "joint_pgd:steps=100,orthogonal_pgd:steps=100,selective_pgd:steps=100"
+HARDEN, HARDEN_EPOCHS = "6", "30"
 """Grey levels, and epochs from the weights that were trained without."""
+GUARDS = ("plain", "hard", "staged")
+SURROGATE = "-surrogate"
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,25 @@ class Modality:
     orientation: str
     licence: str
     others: tuple[str, ...]
+    flag: str = "0.01"
+    """The guard's level: where a class has fewer than 299 images to calibrate it, 1 % cannot be
+    assured and the guard would hold nothing."""
+    again: tuple[str, ...] = ()
+    """Other copies of the same images, of another history, on which the plain and the hardened
+    model's guard are judged as well."""
+    size: str = "128"
+    widths: str = "24,48,96,144"
 
 
 MODALITIES = (
-    Modality("chest-128", "cxr_kermany", 1, 14, "upright", "CC BY 4.0",
-             ("cxr_hannover_covid", "derm_isic2017", "fundus_idrid", "us_busi")),
-    Modality("fundus", "fundus_idrid", 3, 80, "any", "CC BY 4.0",
-             ("derm_isic2017", "cxr_kermany")),
-    Modality("dermoscopy", "derm_isic2017", 3, 40, "any", "CC0", ("fundus_idrid", "us_busi")),
-    Modality("ultrasound", "us_busi", 1, 60, "mirrored", "CC BY 4.0",
-             ("cxr_kermany", "derm_isic2017")),
+    Modality("chest-xray", "cxr_kermany", 1, 14, "upright", "CC BY 4.0",
+             ("cxr_hannover_covid", "derm_isic2017", "fundus_idrid", "us_busi"),
+             again=("cxr_kermany_png",), size="224", widths="32,64,128,192"),
+    Modality("fundus", "fundus_idrid", 3, 120, "any", "CC BY 4.0",
+             ("derm_isic2017", "cxr_kermany"), flag="0.08"),
+    Modality("dermoscopy", "derm_isic2017", 3, 80, "any", "CC0", ("fundus_idrid", "us_busi")),
+    Modality("ultrasound", "us_busi", 1, 80, "mirrored", "CC BY 4.0",
+             ("cxr_kermany", "derm_isic2017"), flag="0.08"),
 )  # fmt: skip
 
 
@@ -54,16 +71,75 @@ def lazaret(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "service", *map(str, arguments)], check=True)
 
 
-def train(modality: Modality, data: Path, out: Path, start: Path | None = None) -> None:
-    """A network from scratch, or hardened from ``start`` on."""
-    epochs = str(modality.epochs) if start is None else HARDEN_EPOCHS
-    harder = [] if start is None else ["--harden", HARDEN, "--start", start]
-    lazaret(
-        "train", "--data", data, "--size", "128", "--channels", str(modality.channels),
-        "--widths", "24,48,96,144", "--epochs", epochs, "--patience", epochs, "--orientation",
-        modality.orientation, "--licence", modality.licence, "--name", out.name, *harder,
-        "--out", out,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Run:
+    """What the command line says."""
+
+    data: Path
+    work: Path
+    out: Path
+    images: str
+    aware_images: str
+    attack_images: str
+    device: str
+
+    def model(self, modality: Modality, kind: str) -> Path | str:
+        """A model's folder, or its name where the zoo has it; trained if it is missing."""
+        if kind == "plain" and modality.name in zoo_names():
+            return modality.name
+        name = {"plain": "", "hard": "-hard", "surrogate": SURROGATE}[kind]
+        out = self.work / "models" / (modality.name + name)
+        if out.exists():
+            return out
+        words: list[str | Path] = ["--size", modality.size, "--channels", str(modality.channels)]
+        epochs = str(modality.epochs)
+        if kind == "surrogate":
+            words.append("--surrogate")
+        else:
+            words += ["--widths", modality.widths]
+        if kind == "hard":
+            epochs = HARDEN_EPOCHS
+            words += ["--harden", HARDEN, "--start", self.model(modality, "plain")]
+        lazaret(
+            "train", "--data", self.data / modality.data, "--epochs", epochs, "--patience", epochs,
+            "--orientation", modality.orientation, "--licence", modality.licence, "--name",
+            out.name, "--device", self.device, *words, "--out", out,
+        )  # fmt: skip
+        return out
+
+    def judge(self, modality: Modality, guard: str, data: str) -> None:
+        """Fit one guard and evaluate it on the images that it was fitted for or a copy of them."""
+        name = modality.name + {"plain": "", "hard": "-hard", "staged": "-hard-staged"}[guard]
+        model = self.model(modality, "plain" if guard == "plain" else "hard")
+        bundle = self.work / "bundles" / name
+        if not bundle.exists():
+            staged = ("--detectors", "kd,mahalanobis,witness", "--second-stage", "4")
+            lazaret(
+                "fit", "--model", model, "--data", self.data / modality.data, "--attack-images",
+                self.attack_images, "--flag", modality.flag, "--quality", modality.flag,
+                "--device", self.device, *(staged if guard == "staged" else ()), "--out", bundle,
+            )  # fmt: skip
+        out = self.out / (name if data == modality.data else f"{name}-{data}")
+        if not out.exists():
+            self.evaluate(modality, model, bundle, self.data / data, out)
+
+    def evaluate(
+        self, modality: Modality, model: Path | str, bundle: Path, data: Path, out: Path
+    ) -> None:
+        """One evaluation."""
+        aware = STAGED_AWARE if bundle.name.endswith("staged") else AWARE
+        stranger = self.model(modality, "surrogate")
+        others = [word for o in modality.others for word in ("--other", self.data / o)]
+        lazaret(
+            "evaluate", "--bundle", bundle, "--model", model, "--data", data, "--attacks", ATTACKS,
+            *(word for e in EPSILONS for word in ("--epsilon", e)),
+            "--also", f"{ALSO},transfer:surrogate={stranger},eps=4/255",
+            "--aware-attacks", aware,
+            "--images", self.images, "--aware-images", self.aware_images, "--severity", "2",
+            "--device", self.device, *others, "--out", out,
+        )  # fmt: skip
+        if isinstance(model, Path):
+            shutil.copy(model / "card.md", out / "model.md")
 
 
 def main() -> None:
@@ -72,40 +148,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", default=",".join(m.name for m in MODALITIES))
-    parser.add_argument("--harden", action="store_true", help="and a hardened model of each")
-    parser.add_argument("--images", default="100")
-    parser.add_argument("--attack-images", default="100")
-    parser.add_argument("--aware-images", default="24")
+    parser.add_argument("--guards", default=",".join(GUARDS), help="by comma, in this order")
+    parser.add_argument("--images", default="200")
+    parser.add_argument("--attack-images", default="400")
+    parser.add_argument("--aware-images", default="200")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("docs/results/modalities"))
     chosen = parser.parse_args()
+    run = Run(
+        chosen.data, chosen.work, chosen.out, chosen.images, chosen.aware_images,
+        chosen.attack_images, chosen.device,
+    )  # fmt: skip
     for modality in MODALITIES:
-        if modality.name not in chosen.only.split(","):
-            continue
-        data, plain = chosen.data / modality.data, chosen.work / "models" / modality.name
-        models = [plain]
-        if not plain.exists():
-            train(modality, data, plain)
-        if chosen.harden:
-            models.append(plain.with_name(plain.name + HARDENED))
-            if not models[-1].exists():
-                train(modality, data, models[-1], plain)
-        for model in models:
-            bundle, out = chosen.work / "bundles" / model.name, chosen.out / model.name
-            if not bundle.exists():
-                lazaret(
-                    "fit", "--model", model, "--data", data, "--attack-images",
-                    chosen.attack_images, "--out", bundle,
-                )  # fmt: skip
-            if out.exists():
-                continue
-            others = [word for name in modality.others for word in ("--other", chosen.data / name)]
-            lazaret(
-                "evaluate", "--bundle", bundle, "--model", model, "--data", data, "--attacks",
-                ATTACKS, *(word for e in EPSILONS for word in ("--epsilon", e)), "--also", ALSO,
-                "--images", chosen.images, "--aware-images", chosen.aware_images, "--severity", "2",
-                *others, "--out", out,
-            )  # fmt: skip
-            shutil.copy(model / "card.md", out / "model.md")
+        if modality.name in chosen.only.split(","):
+            for data in (modality.data, *modality.again):
+                for guard in chosen.guards.split(","):
+                    if data == modality.data or guard != "staged":
+                        run.judge(modality, guard, data)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """An engine with a second stage: the few most suspicious images are looked at again. Torch-free.
 
 An image that triage lets by keeps its first-stage score, which lies below the triage threshold; one
-that it picks gets the threshold plus the second stage's score, which is never negative. So one
-number orders all images, those let by below those picked, and is calibrated as any other: its
-conformal p-values judge both stages together, exactly, since the threshold comes from images that
-are not the calibration's.
+that it picks gets the second stage's score, which is never negative, on top of it. So one number
+orders all images, those let by below those picked, and whoever deceives the second stage is left
+with what the first one saw. It is calibrated as any other: its conformal p-values judge both stages
+together, exactly, since the threshold comes from images that are not the calibration's.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class StagedEngine(OnnxEngine):
         fused, second = first.copy(), np.full_like(first, np.nan)
         for i in np.flatnonzero(self.stage.triaged(first)):
             second[i] = self._look(images[i], plain[i])
-            fused[i] = np.float32(self.stage.entry.threshold) + second[i]
+            fused[i] += second[i]
         return fused, second
 
     def _look(self, pixels: Batch, plain: Floats) -> float:
