@@ -11,7 +11,7 @@ from safetensors.numpy import load
 
 from detectors.bundle import Bundle
 from detectors.evaluation import LeftOut
-from detectors.fit import FITTED_ON, fit_guard
+from detectors.fit import FITTED_ON, FitProblem, fit_guard
 from detectors.judgement import HEADLINE_FPR, Attacked, Judgement, share, threshold
 from detectors.measured_split import MeasuredSplit
 from detectors.statistics import auc
@@ -59,7 +59,9 @@ def leave_out(
     names: Sequence[str],
     seed: int,
 ) -> tuple[LeftOut, ...]:
-    """Fit the guard again without one family, then without one epsilon, and meet it."""
+    """Fit the guard again without one family, then without one epsilon, and meet it. An omission
+    that leaves too few successful attacks to fit on, as of a model that hardly falls to any other,
+    is itself left out."""
     arrays = load(bundle.read(FITTED_ON))
     reference = MeasuredSplit.from_arrays(arrays, "reference")
     fusion = MeasuredSplit.from_arrays(arrays, "fusion")
@@ -72,9 +74,12 @@ def leave_out(
         met = [(a, j) for a, j in hit if omission.covers(a.samples.origin, a.samples.level)]
         if not met:
             continue
-        guard = fit_guard(
-            omission.applied(reference), omission.applied(fusion), widths, classes, names
-        )
+        try:
+            guard = fit_guard(
+                omission.applied(reference), omission.applied(fusion), widths, classes, names
+            )
+        except FitProblem:
+            continue
         with torch.no_grad():
             benign = guard.fusion(guard.scores(negatives)).numpy().astype(float)
             limit = threshold(benign, HEADLINE_FPR)
