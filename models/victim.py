@@ -30,7 +30,7 @@ class Victim(nn.Module):
         super().__init__()
         self._made_from = (model, device)  # a tuple, so that torch does not count it as a part
         self.spec: ModelSpec = model.spec
-        self.preprocess = model.preprocess
+        self.preprocess = copy.deepcopy(model.preprocess)  # the model stays where it is
         self.network = _folded(model.network)
         self.to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub
