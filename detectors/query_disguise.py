@@ -29,6 +29,8 @@ WANTED = 0.2
 """And one of an incident's: wider, because a mistake is possible only while there is one."""
 COARSE = 0.4
 """Distance at whole cells beyond which halves of cells are not tried."""
+TRIED = 16
+"""And so many of either kind at most, the nearest."""
 RECENT, INCIDENTS = 256, 64
 """Images of either kind that are kept."""
 EACH = 4
@@ -73,12 +75,9 @@ def likeness_of(cells: Float) -> Likeness:
     """How an image of these cells (``float32[28, 28]``, grey levels) looks at every position."""
     ranks = _ranks(cells)
     relief = ranks - surroundings(ranks, np.ones_like(ranks))
-    span = range(2 * MARGIN + 1)
-    parts = np.stack([relief[i : i + SIDE, j : j + SIDE] for i in span for j in span])
-    whole = (_WAVES @ parts @ _WAVES.T)[:, _KEPT] * _GAINS
-    whole = whole.reshape(len(span), len(span), -1)
+    whole = (_WAVES_MOVED @ relief @ _WAVES_MOVED.T).ravel()[_KEPT_MOVED] * _GAINS
     # Between two whole cells lies the mean of both: the transform is linear.
-    steps = 2 * len(span) - 1
+    steps = 2 * len(whole) - 1
     moved = np.empty((steps, steps, whole.shape[-1]), np.float32)
     moved[::2, ::2] = whole
     moved[1::2, ::2] = (whole[1:] + whole[:-1]) / 2
@@ -100,7 +99,15 @@ class Gallery:
     def find(self, likeness: Likeness, now: float) -> Known | None:
         """The most alike of an incident within ``WANTED``, else the most alike within ``ALIKE``."""
         apart: Float = 1 - (likeness.moved[_WHOLE] @ self._centres.T).max(axis=0)
-        near = np.flatnonzero(apart <= COARSE)
+        near = np.concatenate(
+            [
+                group[apart[group] <= COARSE]
+                for group in (
+                    _nearest(apart[: self._recent]),
+                    self._recent + _nearest(apart[self._recent :]),
+                )
+            ]
+        )
         apart[near] = 1 - (likeness.moved @ self._centres[near].T).max(axis=0)
         places = near[np.argsort(apart[near])]
         of_incidents = places >= self._recent
@@ -147,20 +154,42 @@ class Gallery:
         return [i for i in places if (known := self._known[i]) and known.cluster == cluster]
 
 
+def _nearest(apart: Float) -> npt.NDArray[np.intp]:
+    if len(apart) <= TRIED:
+        return np.arange(len(apart))
+    return np.argpartition(apart, TRIED)[:TRIED]
+
+
 _WHOLE = np.arange(POSITIONS).reshape(4 * MARGIN + 1, -1)[::2, ::2].ravel()
 
 
 def _ranks(cells: Float) -> Float:
     """``float32[28, 28]``, 0 to 1: the share of cells that are darker."""
-    _, place, count = np.unique(
-        np.rint(cells / TIE).astype(np.int32), return_inverse=True, return_counts=True
-    )
-    middle = np.cumsum(count) - (count + 1) / 2
-    ranks: Float = (middle[place].reshape(cells.shape) / cells.size).astype(np.float32)
+    place = np.rint(cells / TIE).astype(np.intp)
+    count = np.bincount(place.ravel())
+    middle = ((np.cumsum(count) - (count + 1) / 2) / cells.size).astype(np.float32)
+    ranks: Float = middle[place]
     return ranks
 
 
-_WAVES = cosines(SIDE)
+_SPAN = 2 * MARGIN + 1
+_WAVES_MOVED = np.concatenate(
+    [np.pad(cosines(SIDE), ((0, 0), (step, _SPAN - 1 - step))) for step in range(_SPAN)]
+)
+"""The transform of every part of a side that an image may have moved to, one below the other."""
 _FREQUENCIES = np.hypot(*np.indices((SIDE, SIDE)))
 _KEPT = (_FREQUENCIES >= LOWEST) & (_FREQUENCIES < HIGHEST)
 _GAINS = (_FREQUENCIES[_KEPT] ** WHITENING).astype(np.float32)
+_KEPT_MOVED = np.stack(
+    [
+        [
+            np.ravel_multi_index(
+                (down * SIDE + _KEPT.nonzero()[0], across * SIDE + _KEPT.nonzero()[1]),
+                (_SPAN * SIDE, _SPAN * SIDE),
+            )
+            for across in range(_SPAN)
+        ]
+        for down in range(_SPAN)
+    ]
+)
+"""``intp[5, 5, F]``: where the kept frequencies of every part are among all."""
