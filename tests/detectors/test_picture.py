@@ -1,0 +1,102 @@
+"""The picture's own statistics: what they must and must not notice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from feature_cases import assert_exports
+from torch import Tensor
+
+from detectors.features import Features
+from detectors.picture import LAYOUT, Picture, split_picture
+from detectors.quality import Quality
+from models.phantom import radiograph
+from models.preprocess import Preprocess
+from models.spec import Preprocessing
+
+
+def picture(side: int, channels: int = 1) -> Picture:
+    return Picture(
+        Preprocess(
+            Preprocessing(
+                channels=3 if channels == 3 else 1,
+                resize=(side, side),
+                mean=(0.5,) * channels,
+                std=(0.25,) * channels,
+            )
+        )
+    )
+
+
+def shares(pixels: Tensor) -> Tensor:
+    """Shares of the way from black to white as the network's input."""
+    return (pixels - 0.5) / 0.25
+
+
+def test_the_energy_of_a_grating_is_in_its_own_band() -> None:
+    stripes = torch.tensor([0.0, 1.0]).repeat(64).expand(128, 128)[None, None]
+    texture, _ = split_picture(picture(128)(shares(stripes)))
+    bands = texture[0, :12].exp().reshape(4, 3)
+    # columns alternate by 1: their Haar difference is (0 + 0 - 1 - 1) / 4
+    assert bands[0, 1].item() == pytest.approx(0.25, rel=1e-5)
+    assert float(bands.sum() - bands[0, 1]) < 1e-5
+
+
+def test_layout_is_the_same_in_another_window_and_another_when_turned() -> None:
+    image = torch.from_numpy(radiograph(1, 0, opacities=False, size=128)[..., 0] / 255)
+    pixels = image.float()[None, None]
+    reader = picture(128)
+    _, layout = split_picture(reader(shares(pixels)))
+    _, windowed = split_picture(reader(shares(pixels * 0.6 + 0.1)))
+    _, turned = split_picture(reader(shares(pixels.flip(2))))
+    torch.testing.assert_close(layout, windowed, atol=1e-4, rtol=1e-4)
+    assert layout.mean().abs() < 1e-5
+    assert float((layout - turned).abs().max()) > 0.3
+
+
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (128, 3), (224, 1), (200, 3)])
+def test_every_size_has_its_width_and_exports(side: int, channels: int) -> None:
+    reader = picture(side, channels)
+
+    def inputs(n: int) -> tuple[Tensor, ...]:
+        draw = torch.Generator().manual_seed(n)
+        return (shares(torch.rand(n, channels, side, side, generator=draw)),)
+
+    assert reader(*inputs(2)).shape == (2, reader.width)
+    assert torch.isfinite(reader(shares(torch.zeros(1, channels, side, side)))).all()
+    assert_exports(reader, inputs)
+
+
+def test_areas_are_means() -> None:
+    rows = picture(200).rows
+    torch.testing.assert_close(rows.sum(dim=1), torch.ones(LAYOUT))
+
+
+def test_a_network_that_sees_no_difference_does_not_hide_another_kind_of_picture() -> None:
+    """The taps of both kinds are alike; only the pictures differ."""
+
+    def features(images: list[np.ndarray], seed: int) -> Features:
+        draw = torch.Generator().manual_seed(seed)
+        pixels = torch.stack([torch.from_numpy(i[..., 0]).float()[None] / 255 for i in images])
+        n = len(images)
+        taps = (torch.randn(n, 6, generator=draw),)
+        logits, none = torch.randn(n, 2, generator=draw), torch.zeros(n, 0)
+        with torch.no_grad():
+            seen = picture(64)(shares(pixels))
+        return Features(taps, logits, none, torch.zeros(n), none, none, seen)
+
+    chests = [radiograph(patient, 0, opacities=False, size=64) for patient in range(90)]
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    discs = []
+    for _ in range(20):
+        row, column, radius = *rng.uniform(24, 40, 2).tolist(), rng.uniform(14, 24)
+        disc = np.hypot(rows - row, columns - column) < radius
+        discs.append((180 * disc + rng.uniform(10, 40, (64, 64))).astype(np.uint8)[..., None])
+    known = features(chests[:60], 1)
+    labels = torch.arange(60) % 2
+    quality = Quality().fit(known, labels, known.rows(torch.arange(0)), torch.arange(60))
+    with torch.no_grad():
+        own, strange = quality(features(chests[60:], 2)), quality(features(discs, 3))
+    assert float(strange.min()) > float(own.max())
