@@ -117,7 +117,7 @@ def unseen(judged: Judged) -> str:
 def false_alarms(judged: Judged) -> str:
     """Realised at the bundle's own levels."""
     clean, asked = judged.found["clean"]["adversarial"], judged.found["targets"]["adversarial"]
-    return marked(share(clean), clean["low"] <= asked)
+    return marked(f"{share(clean)} at a nominal {100 * asked:g} %", clean["low"] <= asked)
 
 
 def corruptions(judged: Judged) -> str:
@@ -178,7 +178,7 @@ ROWS: list[tuple[str, str, Callable[[Judged], str]]] = [
      lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 1], AWARE)),
     ("undetected harm, guard-aware at 2/255", "≤ 10 %",
      lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 2], AWARE)),
-    ("clean false alarms, adversarial route, at the bundle's levels", "within its interval of 1 %",
+    ("clean false alarms, adversarial route, at the bundle's levels", "nominal within its interval",
      false_alarms),
     ("worst benign shift of severity 1 to 2, adversarial route", "≤ 2 %", corruptions),
     ("second site, adversarial route", "≤ 2 %", second_site),
@@ -201,8 +201,8 @@ def page(evaluations: list[Judged], out: Path) -> str:
         "cells are numbers of each guard's own `evaluation.json`, which names its command, sample "
         "and machine. **Bold** cells miss their target. Intervals are 95 %, over patients. "
         "*Undetected harm* is at a realised clean false-positive rate of 1 %. Rows on false alarms "
-        "and on images that are not for the model are as served: a guard with too few calibration "
-        "images for any level holds nothing, so it raises no false alarm either.",
+        "and on images that are not for the model are as served, at the levels that each class's "
+        "calibration images assure with 95 % confidence.",
         "",
         f"| | target | {' | '.join(linked)} |",
         f"|---|---|{'---|' * len(evaluations)}",

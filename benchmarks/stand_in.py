@@ -29,6 +29,7 @@ from detectors.feature_graph import feature_graph
 from detectors.fit import fit_guard, tap_widths
 from detectors.guard import DEFAULT, fuse
 from detectors.measured_split import MeasuredSplit
+from detectors.picture import Picture
 from detectors.samples import Measured
 from models.diagnostic import DiagnosticModel
 from models.imaging.rendering import RenderingPolicy
@@ -52,7 +53,8 @@ def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
     """The fused graph of ``model`` under a guard with these detectors."""
     widths, classes = tap_widths(model), len(model.spec.classes)
     squeezed = "agreement" in names
-    splits = [_drawn(seed, sum(widths), classes, squeezed) for seed in (1, 2)]
+    picture = Picture(model.preprocess).width
+    splits = [_drawn(seed, sum(widths), classes, squeezed, picture) for seed in (1, 2)]
     guard = fit_guard(splits[0], splits[1], widths, classes, names)
     graph: bytes = fuse(feature_graph(model, squeezed), guard).SerializeToString()
     return graph
@@ -85,7 +87,7 @@ def write_stand_in(folder: Path, model: DiagnosticModel, names: tuple[str, ...] 
     return folder
 
 
-def _drawn(seed: int, width: int, classes: int, squeezed: bool) -> MeasuredSplit:
+def _drawn(seed: int, width: int, classes: int, squeezed: bool, picture: int) -> MeasuredSplit:
     rng = np.random.default_rng(seed)
     labels = np.arange(BENIGN) % classes
 
@@ -98,7 +100,7 @@ def _drawn(seed: int, width: int, classes: int, squeezed: bool) -> MeasuredSplit
             np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), taps, logits,
             again if squeezed else np.empty((n, 0)),
             rng.uniform(0.01, 0.1, n) if squeezed else np.zeros(n),
-            np.empty((n, 0)), np.empty((n, 0)),
+            np.empty((n, 0)), np.empty((n, 0)), rng.normal(0, 1, (n, picture)),
         )  # fmt: skip
         return Measured(*(array.astype(np.float32) for array in arrays))
 

@@ -35,8 +35,13 @@ class Picture(nn.Module):
     """
 
     bands: Tensor
+    first: Tensor
     rows: Tensor
     columns: Tensor
+    tones: Tensor
+    means: Tensor
+    deviations: Tensor
+    slopes: Tensor
     gain: Tensor
     bias: Tensor
 
@@ -47,10 +52,23 @@ class Picture(nn.Module):
         self.levels = max(1, min(LEVELS, int(math.log2(min(height, width) / LAYOUT))))
         signs = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
         self.register_buffer("bands", signs.float().reshape(4, 1, 2, 2) / 4)
+        first = self.bands
+        if self.colour:  # of the mean of three channels, and the mean of each
+            each = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2) / 4
+            first = torch.cat([first.expand(4, 3, 2, 2) / 3, each])
+        self.register_buffer("first", first)
         self.register_buffer("rows", _areas(height >> self.levels))
         self.register_buffer("columns", _areas(width >> self.levels).T.contiguous())
-        self.register_buffer("gain", preprocess.gain.detach().clone())
-        self.register_buffer("bias", preprocess.bias.detach().clone())
+        gain, bias = preprocess.gain.detach().clone(), preprocess.bias.detach().clone()
+        scale, black = float(255 * gain.mean()), float(bias.mean())
+        own, relative = torch.ones(len(TONES)), torch.ones(len(DEVIATIONS))
+        absolute = black + scale * torch.tensor(TONES)
+        self.register_buffer("tones", torch.cat([absolute, 0 * relative])[None])
+        self.register_buffer("means", torch.cat([0 * own, relative])[None])
+        self.register_buffer("deviations", torch.cat([0 * own, torch.tensor(DEVIATIONS)])[None])
+        self.register_buffer("slopes", torch.cat([SOFTNESS / scale * own, 0 * relative])[None])
+        self.register_buffer("gain", gain)
+        self.register_buffer("bias", bias)
 
     @property
     def width(self) -> int:
@@ -58,30 +76,42 @@ class Picture(nn.Module):
         return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + 5 * self.colour + LAYOUT**2
 
     def forward(self, x: Tensor) -> Tensor:
-        shares = (x - self.bias) / (255 * self.gain)
-        gray = shares.mean(dim=1, keepdim=True)
-        energies = []
-        for _ in range(self.levels):
-            split = functional.conv2d(gray, self.bands, stride=2)
-            energies.append(split[:, 1:].square().mean(dim=(2, 3)))
-            gray = split[:, :1]
+        # In the network's own units, whose scale no distance depends on, and in few operations: a
+        # batch of one pays for each.
+        bands = half = functional.conv2d(x, self.first, stride=2)
+        if self.colour:
+            bands = half[:, :4]
+        energies = [(bands * bands).mean(dim=(2, 3))]
+        for _ in range(self.levels - 1):
+            bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
+            energies.append((bands * bands).mean(dim=(2, 3)))
+        gray = bands[:, :1]
         flat = gray.flatten(1)
         mean = flat.mean(dim=1, keepdim=True)
-        deviation = (flat - mean).square().mean(dim=1, keepdim=True).clamp(min=SMALLEST).sqrt()
-        relative = (flat - mean) / deviation
-        parts = [
-            torch.cat(energies, dim=1).clamp(min=SMALLEST).log(),
-            mean,
-            deviation.log(),
-            *(_brighter(flat, tone, SOFTNESS) for tone in TONES),
-            *(_brighter(relative, tone, SOFTNESS / 2) for tone in DEVIATIONS),
-        ]
-        if self.colour:
-            parts += _colour(shares, 1 << (self.levels - 1))
+        centred = flat - mean
+        variance = (centred * centred).mean(dim=1, keepdim=True).clamp(min=SMALLEST)
+        deviation = variance.sqrt()
+        than = self.tones + mean * self.means + deviation * self.deviations
+        slope = self.slopes + SOFTNESS / 2 / deviation * self.means
+        brighter = torch.sigmoid(slope[:, :, None] * (flat[:, None] - than[:, :, None])).mean(dim=2)
+        energy = torch.stack(energies, dim=1)[:, :, 1:].flatten(1)
+        logs = torch.cat([energy, variance], dim=1).clamp(min=SMALLEST).log()
         areas = torch.matmul(torch.matmul(self.rows, gray[:, 0]), self.columns).flatten(1)
         areas = areas - areas.mean(dim=1, keepdim=True)
-        spread = areas.square().mean(dim=1, keepdim=True).clamp(min=SMALLEST).sqrt()
-        return torch.cat([*parts, areas / spread], dim=1)
+        spread = (areas * areas).mean(dim=1, keepdim=True).clamp(min=SMALLEST).sqrt()
+        colour = [self._colour(half[:, 4:])] if self.colour else []
+        return torch.cat([logs, mean, brighter, *colour, areas / spread], dim=1)
+
+    def _colour(self, half: Tensor) -> Tensor:
+        """From three channels of half the side, ``float32[N, 5]``: mean and spread of two colour
+        differences; how far from gray."""
+        small = functional.avg_pool2d(half, 1 << max(self.levels - 2, 0))
+        shares = ((small - self.bias) / (255 * self.gain)).flatten(2)
+        differences = shares[:, ::2] - shares[:, 1:2]
+        mean = differences.mean(dim=2)
+        spread = (differences - mean[:, :, None]).square().mean(dim=2)
+        grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
+        return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=SMALLEST).log()], dim=1)
 
 
 def split_picture(picture: Tensor) -> tuple[Tensor, ...]:
@@ -89,24 +119,6 @@ def split_picture(picture: Tensor) -> tuple[Tensor, ...]:
     if picture.shape[1] == 0:
         return ()
     return picture[:, : -(LAYOUT**2)], picture[:, -(LAYOUT**2) :]
-
-
-def _brighter(tones: Tensor, than: float, softness: float) -> Tensor:
-    return torch.sigmoid(softness * (tones - than)).mean(dim=1, keepdim=True)
-
-
-def _colour(shares: Tensor, pool: int) -> list[Tensor]:
-    small = functional.avg_pool2d(shares, pool)
-    differences = torch.stack([small[:, 0] - small[:, 1], small[:, 2] - small[:, 1]], dim=1)
-    flat = differences.flatten(2)
-    mean = flat.mean(dim=2)
-    spread = (flat - mean[:, :, None]).square().mean(dim=2)
-    grayness = (small - small.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2, 3))
-    return [
-        mean,
-        spread.clamp(min=SMALLEST).log() / 2,
-        grayness.clamp(min=SMALLEST).log()[:, None],
-    ]
 
 
 def _areas(size: int) -> Tensor:

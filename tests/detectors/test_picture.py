@@ -38,8 +38,8 @@ def test_the_energy_of_a_grating_is_in_its_own_band() -> None:
     stripes = torch.tensor([0.0, 1.0]).repeat(64).expand(128, 128)[None, None]
     texture, _ = split_picture(picture(128)(shares(stripes)))
     bands = texture[0, :12].exp().reshape(4, 3)
-    # columns alternate by 1: their Haar difference is (0 + 0 - 1 - 1) / 4
-    assert bands[0, 1].item() == pytest.approx(0.25, rel=1e-5)
+    # columns alternate by 4 of the input's units: their Haar difference is 2 (a - b) / 4
+    assert bands[0, 1].item() == pytest.approx(4.0, rel=1e-5)
     assert float(bands.sum() - bands[0, 1]) < 1e-5
 
 
