@@ -165,7 +165,7 @@ _WHOLE = np.arange(POSITIONS).reshape(4 * MARGIN + 1, -1)[::2, ::2].ravel()
 
 def _ranks(cells: Float) -> Float:
     """``float32[28, 28]``, 0 to 1: the share of cells that are darker."""
-    place = np.rint(cells / TIE).astype(np.intp)
+    place = np.rint((cells - cells.min()) / TIE).astype(np.intp)
     count = np.bincount(place.ravel())
     middle = ((np.cumsum(count) - (count + 1) / 2) / cells.size).astype(np.float32)
     ranks: Float = middle[place]
