@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from models.diagnostic import DiagnosticModel
@@ -64,7 +65,7 @@ def export_onnx(
             verbose=False,
         )
     assert program is not None
-    return _without_notes(program.model_proto)
+    return _without_notes(_pooling(program.model_proto))
 
 
 def export_program(program: torch.export.ExportedProgram) -> bytes:
@@ -72,7 +73,39 @@ def export_program(program: torch.export.ExportedProgram) -> bytes:
     with _quiet():
         exported = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False)
     assert exported is not None
-    return _without_notes(exported.model_proto)
+    return _without_notes(_pooling(exported.model_proto))
+
+
+def _pooling(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With means over an image's positions said as GlobalAveragePool. ONNX Runtime runs that on the
+    blocked layout in which its convolutions leave their results; for a ReduceMean it first puts
+    the whole activation back in order, which costs more than the mean."""
+    graph = model.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input)}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        keeps = {a.name: a.i for a in node.attribute}.get("keepdims", 1)
+        if (
+            node.op_type == "ReduceMean"
+            and len(node.input) == 2
+            and ranks.get(node.input[0]) == 4
+            and node.input[1] in constants
+            and sorted(constants[node.input[1]].ravel() % 4) == [2, 3]
+        ):
+            mean = node.output[0] if keeps else f"{node.output[0]}_positions"
+            nodes.append(
+                helper.make_node("GlobalAveragePool", [node.input[0]], [mean], f"{node.name}_pool")
+            )
+            if not keeps:
+                nodes.append(
+                    helper.make_node("Flatten", [mean], [node.output[0]], node.name, axis=1)
+                )
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
 
 
 def _without_notes(model: onnx.ModelProto) -> bytes:
