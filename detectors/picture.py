@@ -49,13 +49,18 @@ class Picture(nn.Module):
         super().__init__()
         height, width = preprocess.spec.size
         self.colour = preprocess.spec.channels == 3
-        self.levels = max(1, min(LEVELS, int(math.log2(min(height, width) / LAYOUT))))
+        self.levels = max(2, min(LEVELS, int(math.log2(min(height, width) / LAYOUT))))
         signs = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
-        self.register_buffer("bands", signs.float().reshape(4, 1, 2, 2) / 4)
-        first = self.bands
+        bands = signs.float().reshape(4, 1, 2, 2) / 4
+        self.register_buffer("bands", bands)
+        # The first two levels at once, on areas of 4 x 4 pixels: the mean, the second level's
+        # bands, and the first level's in one corner of each area, which is enough of them.
+        mean_first = bands.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
+        corner = functional.pad(bands[1:], (0, 2, 0, 2))
+        first = torch.cat([mean_first, corner])
         if self.colour:  # of the mean of three channels, and the mean of each
-            each = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2) / 4
-            first = torch.cat([first.expand(4, 3, 2, 2) / 3, each])
+            each = torch.eye(3)[:, :, None, None].expand(3, 3, 4, 4) / 16
+            first = torch.cat([first.expand(7, 3, 4, 4) / 3, each])
         self.register_buffer("first", first)
         self.register_buffer("rows", _areas(height >> self.levels))
         self.register_buffer("columns", _areas(width >> self.levels).T.contiguous())
@@ -78,13 +83,13 @@ class Picture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # In the network's own units, whose scale no distance depends on, and in few operations: a
         # batch of one pays for each.
-        bands = half = functional.conv2d(x, self.first, stride=2)
+        bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
-            bands = half[:, :4]
-        energies = [(bands * bands).mean(dim=(2, 3))]
-        for _ in range(self.levels - 1):
+            bands = quarter[:, :7]
+        energies = [(bands * bands).mean(dim=(2, 3))[:, 1:]]
+        for _ in range(self.levels - 2):
             bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
-            energies.append((bands * bands).mean(dim=(2, 3)))
+            energies.append((bands * bands).mean(dim=(2, 3))[:, 1:])
         gray = bands[:, :1]
         flat = gray.flatten(1)
         mean = flat.mean(dim=1, keepdim=True)
@@ -94,31 +99,23 @@ class Picture(nn.Module):
         than = self.tones + mean * self.means + deviation * self.deviations
         slope = self.slopes + SOFTNESS / 2 / deviation * self.means
         brighter = torch.sigmoid(slope[:, :, None] * (flat[:, None] - than[:, :, None])).mean(dim=2)
-        energy = torch.stack(energies, dim=1)[:, :, 1:].flatten(1)
-        logs = torch.cat([energy, variance], dim=1).clamp(min=SMALLEST).log()
+        logs = torch.cat([*energies, variance], dim=1).clamp(min=SMALLEST).log()
         areas = torch.matmul(torch.matmul(self.rows, gray[:, 0]), self.columns).flatten(1)
         areas = areas - areas.mean(dim=1, keepdim=True)
         spread = (areas * areas).mean(dim=1, keepdim=True).clamp(min=SMALLEST).sqrt()
-        colour = [self._colour(half[:, 4:])] if self.colour else []
+        colour = [self._colour(quarter[:, 7:])] if self.colour else []
         return torch.cat([logs, mean, brighter, *colour, areas / spread], dim=1)
 
-    def _colour(self, half: Tensor) -> Tensor:
-        """From three channels of half the side, ``float32[N, 5]``: mean and spread of two colour
-        differences; how far from gray."""
-        small = functional.avg_pool2d(half, 1 << max(self.levels - 2, 0))
+    def _colour(self, quarter: Tensor) -> Tensor:
+        """From three channels of a quarter of the side, ``float32[N, 5]``: mean and spread of two
+        colour differences; how far from gray."""
+        small = functional.avg_pool2d(quarter, 1 << max(self.levels - 3, 0))
         shares = ((small - self.bias) / (255 * self.gain)).flatten(2)
         differences = shares[:, ::2] - shares[:, 1:2]
         mean = differences.mean(dim=2)
         spread = (differences - mean[:, :, None]).square().mean(dim=2)
         grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
         return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=SMALLEST).log()], dim=1)
-
-
-def split_picture(picture: Tensor) -> tuple[Tensor, ...]:
-    """``float32[N, P]`` to texture and layout; to nothing where there are no statistics."""
-    if picture.shape[1] == 0:
-        return ()
-    return picture[:, : -(LAYOUT**2)], picture[:, -(LAYOUT**2) :]
 
 
 def _areas(size: int) -> Tensor:

@@ -10,12 +10,11 @@ from detectors.bank import split_groups
 from detectors.detector import Detector
 from detectors.features import Features
 from detectors.mahalanobis import TapDistances
-from detectors.picture import split_picture
 
 
 class Quality(Detector):
     """``max_l z_l`` over the standardised Mahalanobis distances of all taps and of the picture's
-    own texture, layout, and both together (``detectors.picture``).
+    own statistics (``detectors.picture``).
 
     Learnt from benign images alone: another modality, a photograph or heavy degradation is far at
     some depth or in some aspect, and where the image looks typical must not excuse it.
@@ -49,5 +48,5 @@ class Quality(Detector):
 
 
 def _aspects(features: Features) -> tuple[Tensor, ...]:
-    blocks = split_picture(features.picture)
-    return *features.taps, *blocks, *((features.picture,) if blocks else ())
+    seen = (features.picture,) if features.picture.shape[1] else ()  # an older bundle has none
+    return *features.taps, *seen
