@@ -217,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("evaluation", type=Path, nargs="+")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--note", default="", help="what the evaluations do not say of themselves")
     chosen = parser.parse_args()
     text = page(
         [
@@ -225,6 +226,7 @@ def main() -> None:
         ],
         chosen.out or Path("detection.md"),
     )
+    text += f"\n{chosen.note}\n" if chosen.note else ""
     print(text)
     if chosen.out:
         chosen.out.write_text(text)
