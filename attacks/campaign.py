@@ -119,7 +119,9 @@ def attacked_once(
 ) -> tuple[Samples, ...]:
     """Every family on every image, the epsilons dealt out by patient: a fit needs every epsilon,
     not every epsilon on every image."""
-    place = np.array([image_seed(bench.seed, f"epsilon:{group}") for group in clean.groups])
+    # of 64 bits: as floating point they would lose the last ones, which deal
+    seeds = [image_seed(bench.seed, f"epsilon:{group}") for group in clean.groups]
+    place = np.array(seeds, dtype=np.uint64)
     results: list[Samples] = []
     done = 0
     for i, epsilon in enumerate(epsilons):
