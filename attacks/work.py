@@ -33,7 +33,8 @@ from attacks.spec import AttackSpec, Kind, Need, Scene, carry_out
 from models.imaging.decode import digest
 
 UNIT = {"cpu": 8, "cuda": 256}
-"""Images in a unit. On a CPU larger batches are no faster and lose more when killed."""
+"""Images in a unit. On a CPU larger batches are no faster and lose more when killed; on a GPU the
+launches take the time, whatever the batch."""
 
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,9 +60,9 @@ def leave_out(
     names: Sequence[str],
     seed: int,
 ) -> tuple[LeftOut, ...]:
-    """Fit the guard again without one family, then without one epsilon, and meet it. An omission
-    that leaves too few successful attacks to fit on, as of a model that hardly falls to any other,
-    is itself left out."""
+    """Fit the guard again without one family, then without one epsilon, and meet it. Where
+    an omission leaves too few successful attacks to fit on, as of a model that hardly falls to any
+    other, its rows have no numbers."""
     arrays = load(bundle.read(FITTED_ON))
     reference = MeasuredSplit.from_arrays(arrays, "reference")
     fusion = MeasuredSplit.from_arrays(arrays, "fusion")
@@ -79,6 +80,11 @@ def leave_out(
                 omission.applied(reference), omission.applied(fusion), widths, classes, names
             )
         except FitProblem:
+            nothing = share(np.zeros(0, np.bool_), [])
+            results += [
+                LeftOut(omission.title, a.samples.origin, a.samples.level, math.nan, nothing)
+                for a, _ in met
+            ]
             continue
         with torch.no_grad():
             benign = guard.fusion(guard.scores(negatives)).numpy().astype(float)

@@ -19,6 +19,7 @@ from models.head import class_logits
 from models.resnet import resnet
 from models.spec import ModelSpec
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
 Orientation = Literal["upright", "mirrored", "any"]
 """How an image may lie: as it is, since left and right are anatomy; or either way round, as
 ultrasound; or turned as well, as skin under a dermatoscope."""
@@ -165,8 +166,12 @@ def train(
 
         return harden(x, gradient_at, model.preprocess, recipe.hardening, draws)
 
-    running = get_ema_multi_avg_fn(recipe.averaging)  # type: ignore[no-untyped-call]  # torch's stub
-    average = AveragedModel(network, multi_avg_fn=running, use_buffers=True)
+    def running(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        # A young average forgets faster: else the untrained weights in it outlast patience.
+        left = min(recipe.averaging, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(left)(averaged, current, steps)  # type: ignore[no-untyped-call]  # torch's stub
+
+    average = AveragedModel(network, multi_avg_fn=running)
     best_loss, best_state, since = float("inf"), network.state_dict(), 0
     for number in range(1, recipe.epochs + 1):
         network.train()

@@ -44,7 +44,7 @@ def fitted(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     """The bundle's folder, and what fitting it said."""
     out = tmp_path_factory.mktemp("bundles") / "phantom"
     done = lazaret(
-        "fit", "--model", "phantom", "--data", phantoms, "--out", out, "--attack-images", 60
+        "fit", "--model", "phantom", "--data", phantoms, "--out", out, "--attack-images", 40
     )
     return out, done.stderr
 

@@ -2,19 +2,21 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.datasets import group_digest, read_dataset
+from models.datasets import Example, Loaded, group_digest, read_dataset
 from models.diagnostic import DiagnosticModel
 from models.hardening import Hardening, harden
+from models.imaging import Image
 from models.load import load_model
 from models.model_card import Report, Share, model_card
 from models.phantom.dataset import write_dataset
 from models.preprocess import Preprocess
 from models.spec import ModelSpec, Preprocessing
-from models.train import Recipe, shown_and_fitted
+from models.train import Epoch, Recipe, shown_and_fitted, train
 from service.cli import app
 
 PATIENTS = [f"patient {i}" for i in range(300)]
@@ -64,6 +66,29 @@ def test_other_cards_say_nothing_of_surrogates() -> None:
     card = model_card(spec, Report(2, 2, share, (share, share), 0.5), "d", "l", Recipe())
     assert "surrogate" not in card
     assert "never calibrated" in card
+
+
+def test_a_young_average_is_not_the_untrained_network() -> None:
+    """Three dozen steps, of which an average that forgets a fiftieth a step would keep half of the
+    network as it was drawn."""
+    rng = np.random.default_rng(0)
+    pixels = [
+        np.clip(rng.normal(60 + 120 * (i % 2), 20, (32, 32, 1)), 0, 255).astype(np.uint8)
+        for i in range(120)
+    ]
+    examples = tuple(Example(Path(), str(i), i % 2, f"patient {i}", "train") for i in range(120))
+    images = tuple(Image(image, "image/png", "") for image in pixels)
+    spec = ModelSpec(
+        name="small",
+        classes=("dark", "bright"),
+        preprocessing=Preprocessing(resize=(32, 32), mean=(0.5,), std=(0.25,)),
+        arguments={"widths": [8], "blocks": [1]},
+    )
+    best: list[Epoch] = []
+    recipe = Recipe(epochs=12, patience=12, contrast=0.0)
+    train(spec, Loaded(examples, images, ()), recipe, on_epoch=best.append)
+    assert best[-1].validation_accuracy == 1
+    assert best[-1].validation_loss < 0.3
 
 
 def test_hardening_goes_on_from_a_model_and_stays_within_its_strength(

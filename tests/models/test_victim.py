@@ -77,6 +77,13 @@ def test_the_victim_has_the_models_logits_and_gradients_and_wants_none_for_weigh
     assert any(isinstance(module, ThinConvolution) for module in victim.modules())
 
 
+def test_the_model_stays_where_it_is_when_its_victim_moves():
+    original = model()
+    Victim(original).double()
+    tensors = (*original.parameters(), *original.buffers())
+    assert all(t.dtype == torch.float32 for t in tensors if t.is_floating_point())
+
+
 def test_a_victim_sent_to_another_process_is_folded_anew_to_the_same_numbers():
     cloudpickle = pytest.importorskip("ray.cloudpickle", reason="pip install 'lazaret[ray]'")
     victim = Victim(model())
