@@ -125,7 +125,7 @@ def page(evaluation: Evaluation) -> str:
             "## Null test",
             "",
             *table(
-                ["", "detector", "AUC", "99 % interval", ""],
+                ["", "detector", "AUC", "by chance", ""],
                 [
                     [
                         kind,

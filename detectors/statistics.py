@@ -78,6 +78,41 @@ def bootstrap_over_groups(
     return float(low), float(high)
 
 
+DEALS, DEALS_AT_ONCE = 20_000, 1_000
+
+
+def auc_by_chance(
+    scores: Vector,
+    groups: npt.NDArray[Any],
+    second: npt.NDArray[np.bool_],
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of the AUC of ``second`` against the rest when which groups are the second ones is
+    dealt anew (permutation distribution, Fisher 1935; for the AUC, Mann and Whitney 1947).
+
+    Args:
+        scores: ``float[N]``.
+        groups: ``N`` groups; their rows are dealt together.
+        second: ``bool[N]``, the same for all rows of a group, else ``ValueError``.
+    """
+    names, first_row, member = np.unique(groups, return_index=True, return_inverse=True)
+    chosen = second[first_row]
+    if not np.array_equal(chosen[member], second):
+        raise ValueError("a group is in both halves")
+    ranks = np.bincount(member, rankdata(scores), len(names))
+    sizes = np.bincount(member, minlength=len(names)).astype(float)
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(DEALS // DEALS_AT_ONCE):
+        dealt = rng.permuted(np.broadcast_to(chosen, (DEALS_AT_ONCE, len(names))), axis=1)
+        m = dealt @ sizes
+        values.append((dealt @ ranks - m * (m + 1) / 2) / (m * (len(scores) - m)))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def proportion_interval(
     successes: int, trials: int, confidence: float = 0.95
 ) -> tuple[float, float]:

@@ -86,8 +86,9 @@ class Trial:
             if not result.passed:
                 raise EvaluationProblem(
                     f"the null test fails for {result.detector}: benign against benign has AUC "
-                    f"{result.auc:.3f} ({result.low:.3f} to {result.high:.3f}); the evaluation "
-                    "leaks or the splits differ, so no report is written"
+                    f"{result.auc:.3f}, and chance alone gives {result.low:.3f} to "
+                    f"{result.high:.3f}; the evaluation leaks or the splits differ, so no report "
+                    "is written"
                 )
 
     def clean_result(self) -> CleanResult:

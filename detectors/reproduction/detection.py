@@ -87,8 +87,8 @@ class DetectionNull:
             if not result.passed:
                 raise EvaluationProblem(
                     f"{model}: the honest null test fails for {result.detector}: benign against "
-                    f"benign has AUC {result.auc:.3f} ({result.low:.3f} to {result.high:.3f}), so "
-                    "no page is written"
+                    f"benign has AUC {result.auc:.3f}, and chance alone gives {result.low:.3f} to "
+                    f"{result.high:.3f}, so no page is written"
                 )
 
 

@@ -103,7 +103,7 @@ def _null_rows(m: Modality) -> list[tuple[str, ...]]:
             m.classifier.name,
             f"honest ({m.null.images} images)",
             *(
-                f"{honest[n].auc:.3f} ({honest[n].low:.3f} to {honest[n].high:.3f}) "
+                f"{honest[n].auc:.3f} (chance: {honest[n].low:.3f} to {honest[n].high:.3f}) "
                 f"{'passed' if honest[n].passed else 'FAILED'}"
                 for n in NAMES
             ),

@@ -6,7 +6,14 @@ from scipy.stats import binomtest, mannwhitneyu
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from detectors.calibrate import conformal_p
-from detectors.statistics import auc, bootstrap_over_groups, proportion_interval, roc, tpr_at_fpr
+from detectors.statistics import (
+    auc,
+    auc_by_chance,
+    bootstrap_over_groups,
+    proportion_interval,
+    roc,
+    tpr_at_fpr,
+)
 
 RNG = np.random.default_rng(0)
 NEGATIVE = np.round(RNG.normal(0, 1, 300), 1)  # rounded: many ties
@@ -48,6 +55,27 @@ def test_intervals_over_groups_see_that_copies_carry_no_news() -> None:
     assert bootstrap_over_groups(lambda rows: float("nan"), groups, n=3) == pytest.approx(
         (np.nan, np.nan), nan_ok=True
     )
+
+
+def test_chance_alone_is_what_the_exact_test_of_mann_and_whitney_says() -> None:
+    scores, second = RNG.normal(0, 1, 60), np.arange(60) % 3 == 0
+    low, high = auc_by_chance(scores, np.arange(60), second, confidence=0.99)
+    assert low == pytest.approx(1 - high, abs=0.01)
+    # ranks with exactly the AUC of the lower end, to the grain of one pair
+    wins = round(low * 20 * 40)
+    ranks = np.concatenate([np.arange(40.0), np.repeat(-1.0, 20)])
+    for k in range(20):
+        ranks[40 + k] += min(max(wins - 40 * k, 0), 40) + 0.5 - 0.001 * k
+    exact = mannwhitneyu(ranks[40:], ranks[:40], method="exact", alternative="two-sided").pvalue
+    assert exact == pytest.approx(0.01, abs=0.003)
+
+
+def test_chance_deals_whole_patients() -> None:
+    patient, groups = np.repeat(RNG.normal(0, 1, 40), 25), np.repeat(np.arange(40), 25)
+    alone = auc_by_chance(patient[::25], np.arange(40), np.arange(40) < 20)
+    assert auc_by_chance(patient, groups, groups < 20) == pytest.approx(alone, abs=0.01)
+    with pytest.raises(ValueError, match="both halves"):
+        auc_by_chance(patient, groups, np.arange(1000) < 510)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20)])
