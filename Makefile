@@ -88,6 +88,7 @@ bench-serving: $(VENV)/.dev ## serving beside other model servers, with wrk (ins
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.serving.stages --out docs/results/serving_stages.md
 	$(BIN)/python -m benchmarks.serving.idle --out docs/results/serving_idle.md
 	$(BIN)/python -m benchmarks.serving.larger --peers $(RUN)/peers --out docs/results/serving_larger.md
+	$(BIN)/python -m benchmarks.serving.scaling --out docs/results/serving_scaling.md
 
 bench-monitoring: $(VENV)/.dev ## how soon a drift is told; what metrics cost (ten minutes)
 	$(BIN)/python benchmarks/drift_delay.py --out docs/results/drift.md
