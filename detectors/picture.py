@@ -18,17 +18,18 @@ TONES = (0.1, 0.3, 0.5, 0.7, 0.9)
 DEVIATIONS = (-1.6, -0.8, 0.0, 0.8, 1.6)
 """Standard deviations from the picture's own mean."""
 SOFTNESS = 12.0  # a tone counts as brighter than another over a tenth of the scale, not at once
-SMALLEST = 1e-7
+SMALLEST = 1e-3
+"""Root of a sum of squares below which there is nothing: far less than one grey level makes."""
 
 
 class Picture(nn.Module):
     """The network's input ``float32[N, C, h, w]`` to ``float32[N, texture + 64]``.
 
-    *Texture and tones*: log energies of the Haar wavelet's three bands at every level (Mallat 1989:
-    the energies that tell textures apart), mean and contrast, and how much of the picture is
+    *Texture and tones*: log amplitudes of the Haar wavelet's three bands at every level (Mallat
+    1989: the energies that tell textures apart), mean and contrast, and how much of the picture is
     brighter than each of ten tones, five of the scale and five of its own. In colour also mean and
     spread of two colour differences, and how far from gray it is. *Layout*: the picture in 8 x 8
-    areas, of mean 0 and deviation 1.
+    areas, of mean 0 and length 1.
 
     What a diagnostic network has learnt to ignore is here: to a network for chest X-rays a skin
     lesion may look like a lung; its texture and its layout do not.
@@ -38,10 +39,9 @@ class Picture(nn.Module):
     first: Tensor
     rows: Tensor
     columns: Tensor
-    tones: Tensor
-    means: Tensor
-    deviations: Tensor
+    details: Tensor
     slopes: Tensor
+    thresholds: Tensor
     gain: Tensor
     bias: Tensor
 
@@ -64,14 +64,22 @@ class Picture(nn.Module):
         self.register_buffer("first", first)
         self.register_buffer("rows", _areas(height >> self.levels))
         self.register_buffer("columns", _areas(width >> self.levels).T.contiguous())
+        means = {0, *range(7, 7 + 4 * (self.levels - 2), 4)}
+        channels = range(7 + 4 * (self.levels - 2))  # of all convolutions
+        self.register_buffer("details", torch.tensor([i for i in channels if i not in means]))
         gain, bias = preprocess.gain.detach().clone(), preprocess.bias.detach().clone()
         scale, black = float(255 * gain.mean()), float(bias.mean())
-        own, relative = torch.ones(len(TONES)), torch.ones(len(DEVIATIONS))
-        absolute = black + scale * torch.tensor(TONES)
-        self.register_buffer("tones", torch.cat([absolute, 0 * relative])[None])
-        self.register_buffer("means", torch.cat([0 * own, relative])[None])
-        self.register_buffer("deviations", torch.cat([0 * own, torch.tensor(DEVIATIONS)])[None])
-        self.register_buffer("slopes", torch.cat([SOFTNESS / scale * own, 0 * relative])[None])
+        # of the picture as it is, and of the picture centred and of unit length
+        self.length = (height >> self.levels) * (width >> self.levels)
+        slopes = torch.tensor([SOFTNESS / scale, SOFTNESS / 2 * self.length**0.5])
+        tones = torch.stack(
+            [
+                SOFTNESS / scale * (black + scale * torch.tensor(TONES)),
+                SOFTNESS / 2 * torch.tensor(DEVIATIONS),
+            ]
+        )
+        self.register_buffer("slopes", slopes[:, None, None])
+        self.register_buffer("thresholds", tones[:, :, None])
         self.register_buffer("gain", gain)
         self.register_buffer("bias", bias)
 
@@ -86,25 +94,25 @@ class Picture(nn.Module):
         bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
             bands = quarter[:, :7]
-        energies = [(bands * bands).mean(dim=(2, 3))[:, 1:]]
+        amplitudes = [torch.linalg.vector_norm(bands, dim=(2, 3))]
         for _ in range(self.levels - 2):
             bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
-            energies.append((bands * bands).mean(dim=(2, 3))[:, 1:])
-        gray = bands[:, :1]
+            amplitudes.append(torch.linalg.vector_norm(bands, dim=(2, 3)))
+        texture = torch.cat(amplitudes, dim=1).index_select(1, self.details)
+        gray = bands[:, 0]
         flat = gray.flatten(1)
         mean = flat.mean(dim=1, keepdim=True)
         centred = flat - mean
-        variance = (centred * centred).mean(dim=1, keepdim=True).clamp(min=SMALLEST)
-        deviation = variance.sqrt()
-        than = self.tones + mean * self.means + deviation * self.deviations
-        slope = self.slopes + SOFTNESS / 2 / deviation * self.means
-        brighter = torch.sigmoid(slope[:, :, None] * (flat[:, None] - than[:, :, None])).mean(dim=2)
-        logs = torch.cat([*energies, variance], dim=1).clamp(min=SMALLEST).log()
-        areas = torch.matmul(torch.matmul(self.rows, gray[:, 0]), self.columns).flatten(1)
-        areas = areas - areas.mean(dim=1, keepdim=True)
-        spread = (areas * areas).mean(dim=1, keepdim=True).clamp(min=SMALLEST).sqrt()
+        contrast = torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp(min=SMALLEST)
+        both = torch.cat([flat, centred / contrast], dim=1).reshape(-1, 2, 1, self.length)
+        brighter = torch.sigmoid(both * self.slopes - self.thresholds).mean(dim=3).flatten(1)
+        # as many pixels are in every area: they are as centred as the pixels
+        layout = torch.matmul(torch.matmul(self.rows, centred.reshape(gray.shape)), self.columns)
+        layout = layout.flatten(1)
+        spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
+        logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
         colour = [self._colour(quarter[:, 7:])] if self.colour else []
-        return torch.cat([logs, mean, brighter, *colour, areas / spread], dim=1)
+        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1)
 
     def _colour(self, quarter: Tensor) -> Tensor:
         """From three channels of a quarter of the side, ``float32[N, 5]``: mean and spread of two
@@ -115,7 +123,7 @@ class Picture(nn.Module):
         mean = differences.mean(dim=2)
         spread = (differences - mean[:, :, None]).square().mean(dim=2)
         grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
-        return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=SMALLEST).log()], dim=1)
+        return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=1e-7).log()], dim=1)
 
 
 def _areas(size: int) -> Tensor:
