@@ -1,6 +1,9 @@
 """What an idle service adds to decoding and the engine, one request at a time.
 
-python -m benchmarks.serving.idle [--out docs/results/serving_idle.md]
+    python -m benchmarks.serving.idle [--out docs/results/serving_idle.md]
+
+Beside it the two floors that no service on these parts is below: the same body to an application
+on uvicorn that does nothing, and one row committed to SQLite.
 """
 
 from __future__ import annotations
@@ -10,13 +13,16 @@ import http.client
 import json
 import os
 import shutil
+import sqlite3
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.serving.__main__ import picture, reduced
-from benchmarks.serving.contestants import lazaret
+from benchmarks.serving.contestants import Contestant, lazaret
 from benchmarks.serving.measure import started
 from models.machine import describe
 
@@ -36,6 +42,52 @@ def ask(connection: http.client.HTTPConnection, body: bytes) -> dict[str, float]
         "caller": whole, **stages, "added": whole - stages["decode"] - stages["infer"],
         "added but for the record": whole - stages["decode"] - stages["infer"] - stages["record"],
     }  # fmt: skip
+
+
+async def nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An application that reads the body and answers as many bytes as Lazaret, and nothing else."""
+    if scope["type"] == "lifespan":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-length", b"1000"), (b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"0" * 1000})
+
+
+def bare_milliseconds(body: bytes, requests: int, log: Path) -> list[float]:
+    """What a caller of ``nothing`` waits."""
+    command = (
+        sys.executable, "-m", "uvicorn", "benchmarks.serving.idle:nothing", "--port", str(PORT),
+        "--lifespan", "off", "--log-level", "warning",
+    )  # fmt: skip
+    bare = Contestant("uvicorn", command, folder=Path.cwd())
+    found = []
+    with started(bare, PORT, (body, "image/jpeg"), {}, log):
+        connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
+        for _ in range(requests):
+            begun = time.perf_counter()
+            connection.request("POST", "/", body, {"Content-Type": "image/jpeg"})
+            connection.getresponse().read()
+            found.append(1000 * (time.perf_counter() - begun))
+            time.sleep(PAUSE_SECONDS)
+    return found[20:]
+
+
+def commit_milliseconds(path: Path, requests: int) -> list[float]:
+    """One small row, durable: as Lazaret's own database is set."""
+    base = sqlite3.connect(path, isolation_level=None)
+    base.execute("pragma journal_mode = wal")
+    base.execute("pragma synchronous = full")
+    base.execute("create table answer (body text)")
+    found = []
+    for _ in range(requests):
+        begun = time.perf_counter()
+        base.execute("insert into answer values (?)", ("0" * 1000,))
+        found.append(1000 * (time.perf_counter() - begun))
+        time.sleep(PAUSE_SECONDS)
+    base.close()
+    return found[20:]
 
 
 def main() -> None:
@@ -71,9 +123,16 @@ def main() -> None:
         "| milliseconds | tenth percentile | median | ninetieth |",
         "|---|---|---|---|",
     ]
-    for stage in found[0]:
-        values = np.percentile([told[stage] for told in found], (10, 50, 90))
-        lines.append(f"| {stage} | " + " | ".join(f"{value:.2f}" for value in values) + " |")
+    rows = {stage: [told[stage] for told in found] for stage in found[0]}
+    rows["floor: an empty application on uvicorn"] = bare_milliseconds(
+        body, arguments.requests + 20, work / "log"
+    )
+    rows["floor: a row committed to SQLite"] = commit_milliseconds(
+        work / "floor.sqlite3", arguments.requests + 20
+    )
+    for name, values in rows.items():
+        cells = (f"{value:.2f}" for value in np.percentile(values, (10, 50, 90)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     page = "\n".join([*lines, ""])
     print(page)
     if arguments.out:
