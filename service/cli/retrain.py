@@ -102,7 +102,7 @@ def retrain(
             guard_examples,
             test_examples,
         )
-        from detectors.shortfalls import shortfalls
+        from detectors.shortfalls import IDLE, shortfalls
         from detectors.trial import Trial, detector_names, refuse_known
         from models.datasets import read_dataset
         from models.load import model_digest, victim_of
@@ -170,7 +170,7 @@ def retrain(
                 material.fusion,
                 material.calibration,
                 made,
-                names=detector_names(old),
+                names=(*detector_names(old), *old.manifest.provenance.get(IDLE, ())),
                 alphas=old.manifest.alphas,
                 provenance={
                     "model": model_digest(loaded),
