@@ -43,7 +43,7 @@ from detectors.samples import Samples, group_numbers, joined, measure, run_graph
 from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
 from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
-from detectors.shortfalls import IDLE, WITNESS
+from detectors.shortfalls import WITNESS
 from detectors.side_networks import followed, teach
 from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
@@ -140,10 +140,8 @@ def fit(
         views: random views that a second stage takes of an image; 0: no second stage.
         share: of clean images, about, that the second stage looks at.
 
-    Detectors that the fusion gives no weight are not built into the graph: they would cost time
-    and change nothing. The bundle is written beside ``out`` and renamed into place when its own
-    acceptance has passed: torch and ONNX Runtime agree on a fixture. Raises ``FitProblem`` and
-    ``AcceptanceProblem``.
+    The bundle is written beside ``out`` and renamed into place when its own acceptance has passed:
+    torch and ONNX Runtime agree on a fixture. Raises ``FitProblem`` and ``AcceptanceProblem``.
     """
     alphas = alphas or Alphas()
     spec = model.spec
@@ -172,12 +170,6 @@ def fit(
     splits = [MeasuredSplit.build(benign, attacked) for benign, attacked in measured]
     widths = tap_widths(model)
     guard = fit_guard(splits[0], splits[1], widths, len(spec.classes), names)
-    # a second stage may be triggered by what the fusion does not weigh
-    idle = () if views else guard.without_idle()
-    if idle:
-        provenance = {**(provenance or {}), IDLE: list(idle)}
-        beside = beside.needed_by(guard.names)
-        features = feature_graph(model, guard.squeezes, beside)
     graph = fuse(features, guard).SerializeToString()
     first = fused = OnnxEngine(graph)
     second: dict[str, bytes] = {}

@@ -74,11 +74,6 @@ class Fusion(nn.Module):
         self.register_buffer("bias", benign.new_tensor(solution[-1]))
         return self
 
-    def keep(self, columns: Tensor) -> None:
-        """Read some detectors alone from now on, by ``bool[D]``."""
-        for name in ("median", "inverse_spread", "weight"):
-            self.register_buffer(name, self.get_buffer(name)[columns])
-
     def forward(self, scores: Tensor) -> Tensor:
         """``float32[N, D]`` to ``float32[N]``."""
         return self._standardised(scores) @ self.weight + self.bias

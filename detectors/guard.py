@@ -84,17 +84,6 @@ class Guard(nn.Module):
         """Whether a detector needs the squeezed view."""
         return Agreement.name in self.names
 
-    def without_idle(self) -> tuple[str, ...]:
-        """Drop the detectors that have no weight in the fusion, which stays what it was; their
-        names. None is dropped where none has any weight."""
-        working = self.fusion.weight > 0
-        if not working.any():
-            return ()
-        idle = tuple(n for n, works in zip(self.names, working.tolist(), strict=True) if not works)
-        self.detectors = nn.ModuleList(d for d in self.detectors if d.name not in idle)
-        self.fusion.keep(working)
-        return idle
-
     def scores(self, features: Features) -> Tensor:
         """``float32[N, D]``."""
         return torch.stack([detector(features) for detector in self.detectors], dim=1)

@@ -7,15 +7,13 @@ from detectors.calibrate import images_needed
 
 WITNESS = "witness follows the model"
 """In a manifest's provenance: ``detectors.side_networks.followed``."""
-IDLE = "detectors without weight"
-"""In a manifest's provenance: those that were fitted and left out of the graph."""
 FOLLOWS = 0.95
 """Below it a witness's disagreement says more of the witness than of the image."""
 
 
 def shortfalls(manifest: Manifest) -> list[str]:
-    """A sentence for each verdict that the calibration images cannot support, for a witness that
-    has not learnt enough, and for detectors that were left out."""
+    """A sentence for each verdict that the calibration images cannot support, and for a witness
+    that has not learnt enough."""
     sentences = []
     for name, level in zip(manifest.model.classes, manifest.levels, strict=True):
         for verdict in ("flag", "reject", "quality"):
@@ -35,12 +33,6 @@ def shortfalls(manifest: Manifest) -> list[str]:
                 "there it is judged by the calibration of all sources together, whose rate holds "
                 "on average over them"
             )
-    idle = manifest.provenance.get(IDLE)
-    if idle:
-        sentences.append(
-            f"{', '.join(idle)}: found nothing here that the other detectors do not find, so left "
-            "out of the graph"
-        )
     follows = manifest.provenance.get(WITNESS)
     if follows is not None and follows < FOLLOWS:
         sentences.append(

@@ -48,13 +48,6 @@ class SideNetworks(nn.Module):
             nothing if self.residual is None else self.residual(x),
         )
 
-    def needed_by(self, names: Collection[str]) -> SideNetworks:
-        """Those that these detectors read."""
-        return SideNetworks(
-            self.student if Witness.name in names else None,
-            self.residual if Residual.name in names else None,
-        )
-
     @property
     def present(self) -> bool:
         """Whether there is one."""

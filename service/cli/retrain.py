@@ -102,7 +102,7 @@ def retrain(
             guard_examples,
             test_examples,
         )
-        from detectors.shortfalls import IDLE, shortfalls
+        from detectors.shortfalls import shortfalls
         from detectors.trial import Trial, detector_names, refuse_known
         from models.datasets import read_dataset
         from models.load import model_digest, victim_of
@@ -170,7 +170,7 @@ def retrain(
                 material.fusion,
                 material.calibration,
                 made,
-                names=(*detector_names(old), *old.manifest.provenance.get(IDLE, ())),
+                names=detector_names(old),
                 alphas=old.manifest.alphas,
                 provenance={
                     "model": model_digest(loaded),

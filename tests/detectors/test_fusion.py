@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from feature_cases import CLASSES, WIDTHS, assert_exports, gaussian, session, to_onnx
+from feature_cases import assert_exports, session, to_onnx
 from sklearn.linear_model import LogisticRegression
 
-from detectors.agreement import Agreement
 from detectors.fusion import Fusion
-from detectors.guard import Guard
-from detectors.kd import KernelDensity
-from detectors.mahalanobis import Mahalanobis
 from detectors.statistics import auc
 
 DRAW = torch.Generator().manual_seed(0)
@@ -66,22 +62,3 @@ def test_constant_scores_and_unanswered_ones() -> None:
     ).all()
     with pytest.raises(ValueError, match="did not answer"):
         Fusion().fit(BENIGN * torch.nan, ATTACKED)
-
-
-def test_a_detector_without_weight_leaves_and_the_fused_score_stays() -> None:
-    """Where that is agreement, the graph costs half."""
-    benign, labels = gaussian(600, seed=1)
-    attacked, _ = gaussian(600, seed=2, shift=0.8)
-    guard = Guard([KernelDensity(), Agreement(), Mahalanobis()], WIDTHS, CLASSES)
-    groups = torch.arange(1200)
-    for detector in (*guard.detectors, guard.quality):
-        detector.fit(benign, labels, attacked, groups)
-    with torch.no_grad():
-        guard.fusion.fit(guard.scores(benign), guard.scores(attacked))
-        guard.fusion.weight = torch.tensor([0.3, 0.0, 0.5])
-        before = guard.fusion(guard.scores(attacked))
-        assert guard.without_idle() == ("agreement",)
-        assert guard.names == ("kd", "mahalanobis")
-        assert not guard.squeezes
-        torch.testing.assert_close(guard.fusion(guard.scores(attacked)), before)
-        assert guard.without_idle() == ()
