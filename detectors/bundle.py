@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -20,45 +19,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from detectors.calibrate import Calibration, Cell, PValues, assured_level
+from detectors.manifest_file import MANIFEST, BundleProblem, Refusal, read_manifest
+from detectors.signature import check_signature
 from models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.sig"
 GRAPH = "guard.onnx"
 CALIBRATION = "calibration.safetensors"
 
 Alpha = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Refusal(StrEnum):
-    """Why a bundle is not served."""
-
-    HASH = "hash"
-    """A file's content is not what the manifest says."""
-    SIGNATURE = "signature"
-    """No trusted key signed it."""
-    SCHEMA = "schema"
-    """It is of another version, for another model, or lacks something."""
-    ENGINE = "engine"
-    """Its graph does not run here."""
-    FIXTURE = "fixture"
-    """This machine reads its fixture otherwise than the one that fitted it."""
-    CANARY = "canary"
-    """One of its canaries does not get its verdict."""
-    UNREADABLE = "unreadable"
-    """A file is missing or cannot be read."""
-
-
-class BundleProblem(Exception):
-    """A bundle that must not be served. The message says which file and what to do."""
-
-    def __init__(self, sentence: str, reason: Refusal) -> None:
-        super().__init__(sentence)
-        self.reason = reason
 
 
 class Alphas(BaseModel):
@@ -189,8 +161,6 @@ class Bundle:
         path = directory / MANIFEST
         raw = read_manifest(directory)
         if keys:  # before anything in it is believed
-            from detectors.signature import check_signature
-
             check_signature(directory, raw, keys)
         try:
             manifest = Manifest.model_validate_json(raw)
@@ -221,19 +191,6 @@ class Bundle:
                 f"{self.directory / MANIFEST}: names no {name}; fit it again", Refusal.SCHEMA
             )
         return _read(self.directory, name, self.manifest.files[name])
-
-
-def read_manifest(directory: Path) -> bytes:
-    """The bytes of ``manifest.json``, unverified. Raises ``BundleProblem``."""
-    path = directory / MANIFEST
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleProblem(
-            f"{path}: {error.strerror or error}; a bundle is the folder that `lazaret fit --out` "
-            "writes",
-            Refusal.UNREADABLE,
-        ) from None
 
 
 def _read(directory: Path, name: str, digest: str) -> bytes:

@@ -17,16 +17,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from detectors.bundle import (
-    Bundle,
-    BundleProblem,
-    CellLevels,
-    Manifest,
-    Refusal,
-    sha256,
-    write_manifest,
-)
+from detectors.bundle import Bundle, CellLevels, Manifest, sha256, write_manifest
 from detectors.calibrate import Calibration, PValues
+from detectors.manifest_file import BundleProblem, Refusal
 from models.engine import Engine
 from models.imaging import ImageProblem, Limits
 from models.imaging.decode import decode

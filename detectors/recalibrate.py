@@ -17,7 +17,6 @@ from safetensors.numpy import save
 
 from detectors.bundle import (
     CALIBRATION,
-    SIGNATURE,
     Bundle,
     CellLevels,
     calibration_arrays,
@@ -36,6 +35,7 @@ from detectors.calibrate import (
     images_needed,
 )
 from detectors.card import card
+from detectors.manifest_file import SIGNATURE
 
 CARD = "card.md"
 ANCESTORS = "recalibrated_from"

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from detectors.bundle import Bundle, BundleProblem, Refusal, SecondStageEntry
+from detectors.bundle import Bundle, SecondStageEntry
+from detectors.manifest_file import BundleProblem, Refusal
 from models.engine import Floats
 
 SECOND_GRAPH = "second_stage.onnx"

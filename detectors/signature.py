@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detectors.bundle import MANIFEST, SIGNATURE, BundleProblem, Refusal, read_manifest
+from detectors.manifest_file import MANIFEST, SIGNATURE, BundleProblem, Refusal, read_manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from detectors.bundle import Bundle, BundleProblem, Refusal
+from detectors.bundle import Bundle
+from detectors.manifest_file import BundleProblem, Refusal
 
 OUTPUTS = ("probabilities", "scores", "p_value", "quality_p_value", "verdict")
 """``float32[N, K]``, ``float32[N, D]``, ``float32[N, 1]`` twice, and ``int64[N, 1]``: 0 accept,

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from detectors.bundle import Bundle, BundleProblem, Refusal
+from detectors.bundle import Bundle
+from detectors.manifest_file import BundleProblem, Refusal
 from models.engine import EngineProblem
 from service.guard import Guard, Guards, LoadEngine, guard_of, prove, trusted_keys
 from service.metrics import GatewayMetrics

@@ -11,9 +11,7 @@ from safetensors.numpy import load
 
 from detectors.bundle import (
     Bundle,
-    BundleProblem,
     CellLevels,
-    Refusal,
     SourceLevels,
     levels_for,
     levels_of,
@@ -22,15 +20,16 @@ from detectors.bundle import (
 from detectors.calibrate import PValues
 from detectors.canaries import Canary, canaries_of, check
 from detectors.fixture import FIXTURE, AcceptanceProblem, check_fixture
+from detectors.manifest_file import BundleProblem, Refusal
 from detectors.second_stage import SecondStage
 from models.engine import Engine
 from models.spec import ModelSpec
 from service.batcher import Batcher
+from service.cores import cores
 from service.decide import Policy
 from service.problems import ServiceProblem
 from service.second_stage_key import second_stage_key
 from service.settings import PolicyOverrides, Settings, SettingsProblem
-from service.workers import cores
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -9,13 +9,10 @@ seen in parts.
 
 from __future__ import annotations
 
-import os
 import secrets
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -32,6 +29,7 @@ from service.metrics import Metrics
 from service.metrics import catalogue as c
 from service.query_disguises import Disguises
 from service.query_store import LocalStore, Query, Size, Store, StoreProblem
+from service.secret_file import SECRET_BYTES, read_secret
 from service.settings import Settings, SettingsProblem
 
 if TYPE_CHECKING:
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 REDIS = "redis"
 RETRY_SECONDS = 5.0
 """How long a lost Redis is left alone before it is asked again."""
-SECRET_BYTES = 32
 STUDY_INSTANCE_UID = 0x0020000D
 
 
@@ -199,34 +196,6 @@ def open_history(settings: Settings, metrics: Metrics) -> QueryHistory | None:
         settings.query_known_senders,
         RedisStore(settings.redis.get_secret_value(), size),
     )
-
-
-def read_secret(path: Path) -> bytes:
-    """The secret in a file; a new one, for its owner's eyes only, where there is no file. Raises
-    ``SettingsProblem``."""
-    try:
-        made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise SettingsProblem(f"setting query_secret_file: {path}: {error.strerror}") from None
-    else:
-        with os.fdopen(made, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
-    try:
-        if path.stat().st_mode & stat.S_IWOTH:
-            raise SettingsProblem(
-                f"setting query_secret_file: anybody may write {path}; run `chmod 600 {path}`"
-            )
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise SettingsProblem(f"setting query_secret_file: {path}: {error.strerror}") from None
-    if len(secret) < SECRET_BYTES:
-        raise SettingsProblem(
-            f"setting query_secret_file: {path} holds {len(secret)} bytes, too few for a secret; "
-            "write at least 32, such as `openssl rand -hex 32` prints, or remove it"
-        )
-    return secret
 
 
 def study_of(data: bytes) -> str | None:

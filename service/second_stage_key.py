@@ -9,7 +9,7 @@ from functools import cache
 
 import structlog
 
-from service.query_history import read_secret
+from service.secret_file import read_secret
 from service.settings import Settings
 
 PURPOSE = b"lazaret second stage"

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 import structlog
 
+from service.cores import cores
 from service.metrics import Metrics
 from service.metrics import catalogue as c
 from service.metrics.shared import forget_present_values, keep_values_as
@@ -35,14 +36,6 @@ second."""
 
 Answer = Callable[[int, Callable[[], object]], int]
 """A worker's life: told its place, from 1, and what to call once it listens; the exit status."""
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 def for_one_worker(settings: Settings) -> Settings:

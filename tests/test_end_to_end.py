@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.bundle import Bundle, BundleProblem
+from detectors.bundle import Bundle
 from detectors.canaries import Kind, canaries_of
 from detectors.guard_data import clean_samples
+from detectors.manifest_file import BundleProblem
 from models.datasets import load_images, read_dataset
 from models.engine import READING
 from models.onnx_engine import OnnxEngine

@@ -34,8 +34,9 @@ def canaries(
 
     Exit status: 0 written, 2 a file does not get its verdict, or another thing to be mended.
     """
-    from detectors.bundle import SIGNATURE, Bundle
+    from detectors.bundle import Bundle
     from detectors.canaries import MOST, MOST_BYTES, Canary, Kind, check, seal
+    from detectors.manifest_file import SIGNATURE
     from service.cli.sentence import refuse, told
     from service.guard import bundle_engine
     from service.settings import Settings

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from detectors.bundle import Bundle, BundleProblem
+from detectors.bundle import Bundle
+from detectors.manifest_file import BundleProblem
 from models.engine import EngineProblem
 from models.imaging.transfer_syntax import TRANSFER_SYNTAXES, read_here
 from service.auth import Auth

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from detectors.bundle import BundleProblem
+from detectors.manifest_file import BundleProblem
 from detectors.signature import KeyProblem
 from models.engine import EngineProblem
 from service.records import RecordsProblem

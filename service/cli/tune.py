@@ -65,7 +65,7 @@ def tune(
     (docs/serving.md). Measure while nothing else runs. Exit status: 0 measured, 2 it cannot be.
     """
     from models.onnx_engine import OnnxEngine
-    from service.workers import cores
+    from service.cores import cores
 
     with told():
         opened = Bundle.open(bundle)

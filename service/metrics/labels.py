@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detectors.bundle import Refusal
+from detectors.manifest_file import Refusal
 from service.case_states import State
 from service.decide import Route, Verdict
 from service.problems import TITLES

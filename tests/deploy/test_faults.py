@@ -23,7 +23,8 @@ from servers.prometheus import Alertmanager, Prometheus, alertmanager, prometheu
 from servers.redis import redis_server
 from tiny_bundle import REJECTED, UNJUDGED, flat
 
-from detectors.bundle import GRAPH, MANIFEST
+from detectors.bundle import GRAPH
+from detectors.manifest_file import MANIFEST
 
 ROOT = Path(__file__).parents[2]
 ROUTING = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"

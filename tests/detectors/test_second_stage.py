@@ -12,10 +12,11 @@ import torch
 from fastapi.testclient import TestClient
 
 from attacks.guarded import GuardedModel
-from detectors.bundle import Bundle, BundleProblem
+from detectors.bundle import Bundle
 from detectors.draws import draw, generator
 from detectors.fit import FitSplit, fit
 from detectors.judgement import judge
+from detectors.manifest_file import BundleProblem
 from detectors.samples import Samples
 from detectors.second_stage import SecondStage
 from detectors.second_stage_fit import as_agreement, as_features

@@ -13,8 +13,9 @@ from fastapi.testclient import TestClient
 from tiny_bundle import ACCEPTED, FLAGGED, REJECTED, flat, write_bundle
 from typer.testing import CliRunner
 
-from detectors.bundle import CALIBRATION, GRAPH, Bundle, BundleProblem, Refusal, write_manifest
+from detectors.bundle import CALIBRATION, GRAPH, Bundle, write_manifest
 from detectors.canaries import Canary, Kind, seal
+from detectors.manifest_file import BundleProblem, Refusal
 from detectors.signature import KeyProblem, private_key, public_keys
 from service.cli import app
 from service.settings import Settings, SettingsProblem

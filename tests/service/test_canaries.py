@@ -13,8 +13,9 @@ from sqlalchemy import func, select
 from tiny_bundle import ACCEPTED, FLAGGED, REJECTED, UNJUDGED, flat
 from typer.testing import CliRunner
 
-from detectors.bundle import Bundle, BundleProblem
+from detectors.bundle import Bundle
 from detectors.canaries import CANARIES, Canary, Kind, as_bytes, canaries_of, check, seal
+from detectors.manifest_file import BundleProblem
 from models.engine import Batch, Readings
 from service.cli import app
 from service.guard import onnx_engine

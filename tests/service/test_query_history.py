@@ -24,9 +24,10 @@ from models.phantom import radiograph
 from models.spec import ModelSpec, Preprocessing
 from service.body import Upload
 from service.metrics import Metrics
-from service.query_history import RETRY_SECONDS, QueryHistory, read_secret
+from service.query_history import RETRY_SECONDS, QueryHistory
 from service.query_store import Size
 from service.query_store_redis import RedisStore
+from service.secret_file import read_secret
 from service.settings import Settings, SettingsProblem
 
 PNG = {"Content-Type": "image/png"}

@@ -17,8 +17,9 @@ from conftest import Server, server_process, wait_ready
 from test_service_process import on_record, post_all, serve
 from tiny_bundle import ACCEPTED, REJECTED, flat
 
+from service.cores import cores
 from service.settings import Settings
-from service.workers import cores, for_one_worker
+from service.workers import for_one_worker
 
 TWO = {"LAZARET_WORKERS": "2"}
 
