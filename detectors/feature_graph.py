@@ -49,9 +49,12 @@ class _Views(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         x = self.preprocess(image)
-        seen = (*self.beside(x), self.picture(x))
+        picture = self.picture(x)
+        nothing = picture[:, :0]
+        witness, residual = self.beside(x) if self.beside.present else (nothing, nothing)
+        seen = witness, residual, picture
         if not self.squeezed:
-            return x, torch.zeros_like(x[:, 0, 0, 0]), *seen
+            return x, nothing.sum(dim=1), *seen
         view = median3(x)
         return torch.cat([x, view]), root_mean_square(view - x), *seen
 

@@ -38,8 +38,7 @@ class KernelDensity(Detector):
     name = "kd"
     mean: Tensor
     weight: Tensor
-    constant: Tensor
-    mask: Tensor
+    constants: Tensor
 
     def __init__(self, bandwidth: float | None = None, bank: int = 1000, seed: int = 0) -> None:
         super().__init__()
@@ -93,8 +92,7 @@ class KernelDensity(Detector):
         self._store(
             mean=tap.new_tensor(mean),
             weight=tap.new_tensor(np.c_[scaled, -w].T),
-            constant=tap.new_tensor(constant - scaled @ mean),
-            mask=tap.new_tensor(mask),
+            constants=tap.new_tensor(mask + constant - scaled @ mean),
         )
         return self
 
@@ -106,8 +104,9 @@ class KernelDensity(Detector):
     def forward(self, features: Features) -> Tensor:
         tap = features.taps[-1]
         norm = (tap - self.mean).square().sum(dim=1, keepdim=True)
-        exponent = torch.addmm(self.constant, torch.cat([tap, norm], dim=1), self.weight)
-        return -torch.logsumexp(exponent + self.mask.index_select(0, features.predicted), dim=1)
+        own = self.constants.index_select(0, features.predicted)
+        exponent = torch.addmm(own, torch.cat([tap, norm], dim=1), self.weight)
+        return -torch.logsumexp(exponent, dim=1)
 
 
 def left_out_log_density(

@@ -53,7 +53,8 @@ class TapDistances(Cues):
         )
         to_means = torch.addmm(self.constant, white, self.means)
         nearest = to_means.reshape(len(white), len(taps), -1).amin(dim=2)
-        squared = white.square() @ self.owner + nearest
+        # a product and not a square: ONNX Runtime's Pow takes twice as long
+        squared = torch.addmm(nearest, white * white, self.owner)
         return squared.clamp(min=1e-6).log()
 
 

@@ -176,13 +176,30 @@ def compose(
         known |= initialised | {v for node in part.graph.node for v in node.output}
         known |= {value.name for value in part.graph.input}
         types |= {value.name: value for value in (*part.graph.input, *part.graph.output)}
+    made = {value for node in graph.node for value in node.output}
+    names: dict[str, str] = {}
     for output, source in outputs.items():
         if source not in types or source not in known:
             raise GraphProblem(f"output {output} is to be {source}, which no part gives")
-        graph.node.append(helper.make_node("Identity", [source], [output]))
+        if source in made and source not in names:
+            names[source] = output
+        else:
+            graph.node.append(helper.make_node("Identity", [source], [output]))
         graph.output.append(_named(output, types[source]))
+    _rename(graph, names)
     _check(joined, "the joined graph")
     return joined
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Call values otherwise, wherever nodes make or read them: an Identity to a graph's output is
+    one that no runtime can remove."""
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+        for attribute in node.attribute:  # the bodies of branches and loops read them too
+            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+                _rename(body, names)
 
 
 def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto:
