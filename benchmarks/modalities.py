@@ -5,7 +5,7 @@
         [--guards plain,hard,staged] [--out docs/results/modalities]
 
 A model of each modality, the same hardened, and an attacker's stand-in for transfer attacks: for
-chest X-rays the zoo's network at 224 x 224 pixels, else small ones at 128 x 128. Three guards: of
+chest X-rays the zoo's networks at 224 x 224 pixels, else small ones at 128 x 128. Three guards: of
 the plain and of the hardened model with the default detectors, and of the hardened one in two
 stages. Steps whose output is there are not done again, so a run that was cut off goes on.
 `benchmarks/detection_summary.py` sets the evaluations beside the targets.
@@ -85,10 +85,10 @@ class Run:
 
     def model(self, modality: Modality, kind: str) -> Path | str:
         """A model's folder, or its name where the zoo has it; trained if it is missing."""
-        if kind == "plain" and modality.name in zoo_names():
-            return modality.name
-        name = {"plain": "", "hard": "-hard", "surrogate": SURROGATE}[kind]
-        out = self.work / "models" / (modality.name + name)
+        name = modality.name + {"plain": "", "hard": "-hard", "surrogate": SURROGATE}[kind]
+        if name in zoo_names():
+            return name
+        out = self.work / "models" / name
         if out.exists():
             return out
         words: list[str | Path] = ["--size", modality.size, "--channels", str(modality.channels)]
