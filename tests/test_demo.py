@@ -43,6 +43,6 @@ def test_the_demo_does_without_the_offline_half() -> None:
 
 def test_the_zoo_fits_in_the_repository() -> None:
     shipped = [p for p in ZOO.rglob("*") if p.suffix in {".safetensors", ".onnx"}]
-    assert sum(path.stat().st_size for path in shipped) < 25 * 2**20
+    assert sum(path.stat().st_size for path in shipped) < 40 * 2**20
     for card in ZOO.glob("*/card.md"):
         assert "no medical device" in card.read_text()
