@@ -48,7 +48,7 @@ def null_test(
 
     A permutation test: it refuses what is sound with probability ``1 - confidence`` whatever the
     number of patients. (A bootstrap interval around the AUC, which must hold 0.5, is too narrow
-    far from 0.5 and refused several times as many.)
+    far from 0.5.)
 
     Args:
         scores: detector name to ``float[N]``.

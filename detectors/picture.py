@@ -20,6 +20,8 @@ DEVIATIONS = (-1.6, -0.8, 0.0, 0.8, 1.6)
 SOFTNESS = 12.0  # a tone counts as brighter than another over a tenth of the scale, not at once
 SMALLEST = 1e-3
 """Root of a sum of squares below which there is nothing: far less than one grey level makes."""
+FAINTEST = 1e-7
+"""The same of a mean of squares."""
 
 
 class Picture(nn.Module):
@@ -123,7 +125,7 @@ class Picture(nn.Module):
         mean = differences.mean(dim=2)
         spread = (differences - mean[:, :, None]).square().mean(dim=2)
         grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
-        return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=1e-7).log()], dim=1)
+        return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=FAINTEST).log()], dim=1)
 
 
 def _areas(size: int) -> Tensor:

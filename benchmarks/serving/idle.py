@@ -27,6 +27,8 @@ from benchmarks.serving.measure import started
 from models.machine import describe
 
 PORT = 18_400
+WARM = 20
+"""Requests before those that count."""
 PAUSE_SECONDS = 0.02
 """Between an answer and the next request, so that nothing of the one is left for the other."""
 
@@ -71,7 +73,7 @@ def bare_milliseconds(body: bytes, requests: int, log: Path) -> list[float]:
             connection.getresponse().read()
             found.append(1000 * (time.perf_counter() - begun))
             time.sleep(PAUSE_SECONDS)
-    return found[20:]
+    return found[WARM:]
 
 
 def commit_milliseconds(path: Path, requests: int) -> list[float]:
@@ -87,7 +89,7 @@ def commit_milliseconds(path: Path, requests: int) -> list[float]:
         found.append(1000 * (time.perf_counter() - begun))
         time.sleep(PAUSE_SECONDS)
     base.close()
-    return found[20:]
+    return found[WARM:]
 
 
 def main() -> None:
@@ -105,9 +107,9 @@ def main() -> None:
     found: list[dict[str, float]] = []
     with started(one, PORT, (body, "image/jpeg"), {"OMP_NUM_THREADS": "1"}, work / "log"):
         connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
-        for number in range(arguments.requests + 20):
+        for number in range(arguments.requests + WARM):
             told = ask(connection, body)
-            if number >= 20:
+            if number >= WARM:
                 found.append(told)
             time.sleep(PAUSE_SECONDS)
     lines = [
@@ -125,10 +127,10 @@ def main() -> None:
     ]
     rows = {stage: [told[stage] for told in found] for stage in found[0]}
     rows["floor: an empty application on uvicorn"] = bare_milliseconds(
-        body, arguments.requests + 20, work / "log"
+        body, arguments.requests + WARM, work / "log"
     )
     rows["floor: a row committed to SQLite"] = commit_milliseconds(
-        work / "floor.sqlite3", arguments.requests + 20
+        work / "floor.sqlite3", arguments.requests + WARM
     )
     for name, values in rows.items():
         cells = (f"{value:.2f}" for value in np.percentile(values, (10, 50, 90)))

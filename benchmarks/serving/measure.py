@@ -55,11 +55,17 @@ def cpu_seconds(pid: int) -> float:
     total = 0
     for one in tree(pid):
         try:
-            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += ticks(Path(f"/proc/{one}"))
         except OSError:
             continue
-        total += int(fields[11]) + int(fields[12])
     return total / TICKS
+
+
+def ticks(of: Path) -> int:
+    """User and system time of a process or thread by its folder in ``/proc``, in clock ticks.
+    Raises ``OSError`` when it has ended."""
+    fields = (of / "stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def memory_mb(pid: int) -> float:

@@ -23,14 +23,22 @@ from matplotlib.figure import Figure
 from benchmarks.page import command_of, publish
 from benchmarks.serving.__main__ import picture, reduced
 from benchmarks.serving.contestants import lazaret
-from benchmarks.serving.measure import Load, cpu_seconds, load, started, tree, write_script
+from benchmarks.serving.measure import (
+    TICKS,
+    Load,
+    cpu_seconds,
+    load,
+    started,
+    ticks,
+    tree,
+    write_script,
+)
 from benchmarks.stand_in import resnet, write_stand_in
 from models.machine import describe
 
 PORT = 18_600
 AT_ONCE = 32
 BATCHES = (1, 4, 16, 32)
-TICKS = os.sysconf("SC_CLK_TCK")
 BUSY = 0.9
 """Share of what there is from which a part counts as what holds the rest back."""
 SMALL, LARGE = "phantom, full guard", "ResNet-18, first stage"
@@ -57,11 +65,7 @@ class Point:
 
 def event_loops(pid: int) -> dict[int, float]:
     """CPU seconds of the main thread of every process of a tree."""
-    found = {}
-    for one in tree(pid):
-        fields = Path(f"/proc/{one}/task/{one}/stat").read_text().rpartition(")")[2].split()
-        found[one] = (int(fields[11]) + int(fields[12])) / TICKS
-    return found
+    return {one: ticks(Path(f"/proc/{one}/task/{one}")) / TICKS for one in tree(pid)}
 
 
 def counted(port: int) -> tuple[float, float]:

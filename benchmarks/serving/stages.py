@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.__main__ import picture, reduced
+from benchmarks.serving.measure import TICKS, ticks
 from models.machine import describe
 from service.app import create_app
 from service.logs import configure
 from service.settings import Settings
 
-TICKS = os.sysconf("SC_CLK_TCK")
 AT_ONCE = 8
 
 
@@ -53,9 +53,8 @@ def by_thread() -> dict[str, int]:
     names = {str(thread.native_id): thread.name for thread in threading.enumerate()}
     found: dict[str, int] = {}
     for task in Path("/proc/self/task").iterdir():
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
         name = re.sub(r"[_\d]+$", "", names.get(task.name, "runtime's own"))
-        found[name] = found.get(name, 0) + int(fields[11]) + int(fields[12])
+        found[name] = found.get(name, 0) + ticks(task)
     return found
 
 
