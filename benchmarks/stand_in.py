@@ -29,7 +29,7 @@ from detectors.feature_graph import feature_graph
 from detectors.fit import fit_guard, tap_widths
 from detectors.guard import DEFAULT, fuse
 from detectors.measured_split import MeasuredSplit
-from detectors.picture import Picture
+from detectors.picture import GRAIN, Picture
 from detectors.samples import Measured
 from models.diagnostic import DiagnosticModel
 from models.imaging.rendering import RenderingPolicy
@@ -101,6 +101,7 @@ def _drawn(seed: int, width: int, classes: int, squeezed: bool, picture: int) ->
             again if squeezed else np.empty((n, 0)),
             rng.uniform(0.01, 0.1, n) if squeezed else np.zeros(n),
             np.empty((n, 0)), np.empty((n, 0)), rng.normal(0, 1, (n, picture)),
+            rng.normal(0, 1, (n, GRAIN)),
         )  # fmt: skip
         return Measured(*(array.astype(np.float32) for array in arrays))
 

@@ -71,7 +71,7 @@ def read_with_torch(
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
         scores, fused, quality = guard(
-            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), Picture(model.preprocess)(x)
+            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), *Picture(model.preprocess)(x)
         )
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))

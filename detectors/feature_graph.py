@@ -30,6 +30,7 @@ OUTPUTS = (
     "witness_logits",
     "residual",
     "picture",
+    "grain",
 )
 _BEFORE = OUTPUTS[5:]
 """Made from the network's input, beside the network."""
@@ -47,12 +48,12 @@ class _Views(nn.Module):
         self.beside = beside
         self.picture = Picture(preprocess)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.preprocess(image)
-        picture = self.picture(x)
+        picture, grain = self.picture(x)
         nothing = picture[:, :0]
         witness, residual = self.beside(x) if self.beside.present else (nothing, nothing)
-        seen = witness, residual, picture
+        seen = witness, residual, picture, grain
         if not self.squeezed:
             return x, nothing.sum(dim=1), *seen
         view = median3(x)

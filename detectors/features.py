@@ -27,6 +27,8 @@ class Features(NamedTuple):
     """``float32[N, 1]``: the residual network's logit; ``[N, 0]`` without one."""
     picture: Tensor
     """``float32[N, P]``: ``detectors.picture``; ``[N, 0]`` where a bundle is older than it."""
+    grain: Tensor
+    """``float32[N, 18]``: ``detectors.picture`` too; ``[N, 0]`` where a bundle is older than it."""
 
     @property
     def predicted(self) -> Tensor:
@@ -43,6 +45,7 @@ class Features(NamedTuple):
             self.witness_logits[index],
             self.residual[index],
             self.picture[index],
+            self.grain[index],
         )
 
 
@@ -56,4 +59,5 @@ def concatenate(parts: list[Features]) -> Features:
         torch.cat([part.witness_logits for part in parts]),
         torch.cat([part.residual for part in parts]),
         torch.cat([part.picture for part in parts]),
+        torch.cat([part.grain for part in parts]),
     )

@@ -17,7 +17,8 @@ CLIP = (-10.0, 30.0)
 class Fusion(nn.Module):
     """``sum_d w_d clip((s_d - median_d) / spread_d) + b``, learnt on the *fusion* split.
 
-    Median and spread (1.4826 MAD) are those of benign images. Weights are those of a logistic
+    Median and spread (1.4826 MAD) are those of benign images; where the spread is 0, the mean
+    deviation of benign and attacked ones at equal mass. Weights are those of a logistic
     regression, benign against attacked at equal mass, with an L2 penalty and ``w >= 0``: a more
     suspicious detector never lowers the suspicion. A NaN score makes the fused score NaN.
 
@@ -42,8 +43,10 @@ class Fusion(nn.Module):
         median = benign.quantile(0.5, dim=0)
         deviation = (benign - median).abs()
         spread = 1.4826 * deviation.quantile(0.5, dim=0)
-        # More than half of the scores equal: the mean deviation still says what is unusual.
-        spread = torch.where(spread > 1e-6, spread, deviation.mean(dim=0)).clamp(min=1e-6)
+        # More than half of the scores equal (a detector that is silent about benign images): a unit
+        # is then what attacks move it by, too, lest the slightest murmur counts as certain.
+        murmur = (deviation.mean(dim=0) + (adversarial - median).abs().mean(dim=0)) / 2
+        spread = torch.where(spread > 1e-6, spread, murmur).clamp(min=1e-6)
         self.register_buffer("median", median)
         self.register_buffer("inverse_spread", 1 / spread)
         x = self._standardised(torch.cat([benign, adversarial])).double().cpu().numpy()

@@ -13,11 +13,13 @@ from detectors.detector import Detector
 from detectors.dfeat import DeepFeatures
 from detectors.features import Features
 from detectors.fusion import Fusion
+from detectors.grain import Grain
 from detectors.kd import KernelDensity
 from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
 from detectors.neighbour_labels import NeighbourLabels
+from detectors.picture import GRAIN
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
 from detectors.recovery import LayerRecovery
@@ -36,6 +38,7 @@ INPUTS = (
     "witness_logits",
     "residual",
     "picture",
+    "grain",
 )
 OUTPUTS = ("scores", "fused", "quality")
 
@@ -44,10 +47,10 @@ DETECTORS: dict[str, type[Detector]] = {
     for detector in (
         KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement,
         NeighbourLabels, LayerRecovery, LeastSignificant, RelativeMahalanobis,
-        Witness, Residual,
+        Witness, Residual, Grain,
     )
 }  # fmt: skip
-DEFAULT = ("kd", "mahalanobis", "agreement")
+DEFAULT = ("kd", "mahalanobis", "agreement", "grain")
 """Those that earn their place in the fusion (docs/results/detectors.md); the others are there to
 compare with."""
 
@@ -62,8 +65,8 @@ class Guard(nn.Module):
 
     ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
     ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]``, ``witness_logits [N, K or 0]``,
-    ``residual [N, 1 or 0]``, ``picture [N, P or 0]`` and returns ``scores [N, D]``, ``fused [N]``,
-    ``quality [N]``.
+    ``residual [N, 1 or 0]``, ``picture [N, P or 0]``, ``grain [N, G or 0]`` and returns ``scores
+    [N, D]``, ``fused [N]``, ``quality [N]``.
     """
 
     def __init__(self, detectors: Sequence[Detector], widths: Sequence[int], classes: int) -> None:
@@ -97,6 +100,7 @@ class Guard(nn.Module):
         witness_logits: Tensor,
         residual: Tensor,
         picture: Tensor,
+        grain: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         features = Features(
             split_taps(taps, self.widths),
@@ -106,6 +110,7 @@ class Guard(nn.Module):
             witness_logits,
             residual,
             picture,
+            grain,
         )
         scores = self.scores(features)
         return scores, self.fusion(scores), self.quality(features)
@@ -122,6 +127,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "witness_logits": torch.randn(3, guard.classes if Witness.name in guard.names else 0),
         "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
         "picture": torch.randn(3, guard.quality.picture_width),
+        "grain": torch.randn(3, GRAIN),
     }
     tail = onnx.load_from_string(
         export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})

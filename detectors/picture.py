@@ -22,16 +22,28 @@ SMALLEST = 1e-3
 """Root of a sum of squares below which there is nothing: far less than one grey level makes."""
 FAINTEST = 1e-7
 """The same of a mean of squares."""
+HEIGHTS = (2.0, 6.0, 18.0)
+"""Grey levels above which a wavelet coefficient counts no more."""
+GRAIN = 6 * len(HEIGHTS)
+"""Columns of the grain: three bands of the two finest levels at every height."""
+FINEST = 0.01
+"""Grey levels: least of a mean of coefficients."""
 
 
 class Picture(nn.Module):
-    """The network's input ``float32[N, C, h, w]`` to ``float32[N, texture + 64]``.
+    """The network's input ``float32[N, C, h, w]`` to its statistics ``float32[N, texture + 64]``
+    and its grain.
 
     *Texture and tones*: log amplitudes of the Haar wavelet's three bands at every level (Mallat
     1989: the energies that tell textures apart), mean and contrast, and how much of the picture is
     brighter than each of ten tones, five of the scale and five of its own. In colour also mean and
     spread of two colour differences, and how far from gray it is. *Layout*: the picture in 8 x 8
     areas, of mean 0 and length 1.
+
+    *Grain*, ``float32[N, 18]``: logs of the mean amplitude of the two finest levels' bands, each
+    coefficient cut off at several heights. The energies above are ruled by a few edges; these by
+    what is everywhere: a text, a black corner or dead pixels move them little, a step of some grey
+    levels in every pixel much.
 
     What a diagnostic network has learnt to ignore is here: to a network for chest X-rays a skin
     lesion may look like a lung; its texture and its layout do not.
@@ -46,6 +58,8 @@ class Picture(nn.Module):
     thresholds: Tensor
     gain: Tensor
     bias: Tensor
+    heights: Tensor
+    grey: Tensor
 
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
@@ -71,6 +85,8 @@ class Picture(nn.Module):
         self.register_buffer("details", torch.tensor([i for i in channels if i not in means]))
         gain, bias = preprocess.gain.detach().clone(), preprocess.bias.detach().clone()
         scale, black = float(255 * gain.mean()), float(bias.mean())
+        self.register_buffer("grey", gain.mean())
+        self.register_buffer("heights", gain.mean() * torch.tensor(HEIGHTS)[:, None, None, None])
         # of the picture as it is, and of the picture centred and of unit length
         self.length = (height >> self.levels) * (width >> self.levels)
         slopes = torch.tensor([SOFTNESS / scale, SOFTNESS / 2 * self.length**0.5])
@@ -87,16 +103,18 @@ class Picture(nn.Module):
 
     @property
     def width(self) -> int:
-        """Columns in all."""
+        """Columns of the statistics."""
         return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + 5 * self.colour + LAYOUT**2
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # In the network's own units, whose scale no distance depends on, and in few operations: a
         # batch of one pays for each.
         bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
             bands = quarter[:, :7]
         amplitudes = [torch.linalg.vector_norm(bands, dim=(2, 3))]
+        lower = torch.minimum(bands[:, None, 1:].abs(), self.heights).mean(dim=(3, 4)).flatten(1)
+        grain = (lower / self.grey).clamp(min=FINEST).log()
         for _ in range(self.levels - 2):
             bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
             amplitudes.append(torch.linalg.vector_norm(bands, dim=(2, 3)))
@@ -114,7 +132,7 @@ class Picture(nn.Module):
         spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
         logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
         colour = [self._colour(quarter[:, 7:])] if self.colour else []
-        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1)
+        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1), grain
 
     def _colour(self, quarter: Tensor) -> Tensor:
         """From three channels of a quarter of the side, ``float32[N, 5]``: mean and spread of two

@@ -77,6 +77,7 @@ class Measured:
     witness_logits: Floats
     residual: Floats
     picture: Floats
+    grain: Floats
 
     @property
     def predicted(self) -> Classes:
@@ -95,6 +96,7 @@ class Measured:
             torch.from_numpy(self.witness_logits),
             torch.from_numpy(self.residual),
             torch.from_numpy(self.picture),
+            torch.from_numpy(self.grain),
         )
 
     def rows(self, index: npt.NDArray[np.intp] | Flags) -> Measured:
@@ -108,6 +110,7 @@ class Measured:
             self.witness_logits[index],
             self.residual[index],
             self.picture[index],
+            self.grain[index],
         )
 
 
@@ -120,6 +123,7 @@ FIELDS = (
     "witness_logits",
     "residual",
     "picture",
+    "grain",
 )
 ADDED = FIELDS[5:]
 """Outputs that graphs fitted before there were student, residual network and statistics of the

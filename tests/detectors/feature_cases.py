@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from detectors.features import Features
+from detectors.picture import GRAIN
 
 WIDTHS = (8, 12, 16)
 CLASSES = 3
+BESIDE = len(Features._fields) - 1
+"""Features that are no taps."""
 
 
 def gaussian(
@@ -47,7 +50,9 @@ def gaussian(
     residual = torch.randn(n, 1, generator=draw)
     squeezed = 0.9 * logits + wobble
     picture = torch.randn(n, 70, generator=draw)
-    return Features(tuple(taps), logits, squeezed, change, witness, residual, picture), labels
+    grain = shift + torch.randn(n, GRAIN, generator=draw)
+    parts = (logits, squeezed, change, witness, residual, picture, grain)
+    return Features(tuple(taps), *parts), labels
 
 
 class Flat(nn.Module):
@@ -58,7 +63,7 @@ class Flat(nn.Module):
         self.module = module
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.module(Features(tensors[:-6], *tensors[-6:]))
+        return self.module(Features(tensors[:-BESIDE], *tensors[-BESIDE:]))
 
 
 def to_onnx(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
@@ -115,6 +120,6 @@ def assert_detector_exports(detector: nn.Module, relative: float = 1e-4) -> None
 def input_gradient(detector: nn.Module, features: Features) -> list[Tensor]:
     """Gradients of the summed score, largest magnitude per image, for every input used."""
     leaves = [t.clone().requires_grad_() for t in (*features.taps, *features[1:])]
-    score = detector(Features(tuple(leaves[:-6]), *leaves[-6:]))
+    score = detector(Features(tuple(leaves[:-BESIDE]), *leaves[-BESIDE:]))
     gradients = torch.autograd.grad(score.sum(), leaves, allow_unused=True)
     return [g.abs().reshape(len(g), -1).amax(dim=1) for g in gradients if g is not None]

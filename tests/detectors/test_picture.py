@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from feature_cases import assert_exports
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.features import Features
-from detectors.picture import LAYOUT, Picture
+from detectors.picture import GRAIN, HEIGHTS, LAYOUT, Picture
 from detectors.quality import Quality
 from models.phantom import radiograph
 from models.preprocess import Preprocess
@@ -29,6 +29,17 @@ def picture(side: int, channels: int = 1) -> Picture:
     )
 
 
+class Part(nn.Module):
+    """One of a reader's two answers."""
+
+    def __init__(self, reader: Picture, part: int) -> None:
+        super().__init__()
+        self.reader, self.part = reader, part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reader(x)[self.part]
+
+
 def shares(pixels: Tensor) -> Tensor:
     """Shares of the way from black to white as the network's input."""
     return (pixels - 0.5) / 0.25
@@ -36,12 +47,34 @@ def shares(pixels: Tensor) -> Tensor:
 
 def test_the_energy_of_a_grating_is_in_its_own_band() -> None:
     stripes = torch.tensor([0.0, 1.0]).repeat(64).expand(128, 128)[None, None]
-    texture = picture(128)(shares(stripes))
+    texture, grain = picture(128)(shares(stripes))
     bands = texture[0, :12].exp().reshape(4, 3)[[1, 0, 2, 3]]  # the first level comes second
     # columns alternate by 4 of the input's units: their Haar difference is 2 (a - b) / 4, in one
     # corner of each of 32 x 32 areas
     assert bands[0, 1].item() == pytest.approx(2.0 * 32, rel=1e-5)
     assert float(bands.sum() - bands[0, 1]) < 0.02  # each at least a thousandth
+    heights = grain[0].exp().reshape(3, 6)  # the second level comes first
+    torch.testing.assert_close(heights[:, 4], torch.tensor(HEIGHTS))
+    assert float(heights.sum() - heights[:, 4].sum()) < 0.2
+
+
+def test_grain_is_of_what_is_everywhere() -> None:
+    """Edges of one step all over the image move it more than a text or a corner that is far
+    brighter does, which rule the energies."""
+    image = torch.from_numpy(radiograph(1, 0, opacities=False, size=128)[..., 0] / 255)
+    pixels = image.float()[None, None]
+    blobs = torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    step = torch.nn.functional.avg_pool2d(blobs, 5, 1, 2).sign() * 8 / 255
+    labelled, cornered = pixels.clone(), pixels.clone()
+    labelled[..., 8:16, 8:60] = (torch.arange(52) % 4 < 2).float()
+    cornered[..., :30, :30] = 0
+    with torch.no_grad():
+        (clean, plain), (_, stepped), (text, lettered), (_, black) = (
+            picture(128)(shares(shown)) for shown in (pixels, pixels + step, labelled, cornered)
+        )
+    moved = [float((grain - plain).abs().mean()) for grain in (stepped, lettered, black)]
+    assert moved[0] > 3 * max(moved[1:])
+    assert float((text - clean)[0, :12].abs().mean()) > 2 * moved[1]
 
 
 def test_layout_is_the_same_in_another_window_and_another_when_turned() -> None:
@@ -49,7 +82,7 @@ def test_layout_is_the_same_in_another_window_and_another_when_turned() -> None:
     pixels = image.float()[None, None]
     reader = picture(128)
     layout, windowed, turned = (
-        reader(shares(shown))[:, -(LAYOUT**2) :]
+        reader(shares(shown))[0][:, -(LAYOUT**2) :]
         for shown in (pixels, pixels * 0.6 + 0.1, pixels.flip(2))
     )
     torch.testing.assert_close(layout, windowed, atol=1e-4, rtol=1e-4)
@@ -65,9 +98,13 @@ def test_every_size_has_its_width_and_exports(side: int, channels: int) -> None:
         draw = torch.Generator().manual_seed(n)
         return (shares(torch.rand(n, channels, side, side, generator=draw)),)
 
-    assert reader(*inputs(2)).shape == (2, reader.width)
-    assert torch.isfinite(reader(shares(torch.zeros(1, channels, side, side)))).all()
-    assert_exports(reader, inputs)
+    statistics, grain = reader(*inputs(2))
+    assert statistics.shape == (2, reader.width)
+    assert grain.shape == (2, GRAIN)
+    for found in reader(shares(torch.zeros(1, channels, side, side))):
+        assert torch.isfinite(found).all()
+    for part in (0, 1):
+        assert_exports(Part(reader, part), inputs)
 
 
 def test_areas_are_means() -> None:
@@ -86,7 +123,7 @@ def test_a_network_that_sees_no_difference_does_not_hide_another_kind_of_picture
         logits, none = torch.randn(n, 2, generator=draw), torch.zeros(n, 0)
         with torch.no_grad():
             seen = picture(64)(shares(pixels))
-        return Features(taps, logits, none, torch.zeros(n), none, none, seen)
+        return Features(taps, logits, none, torch.zeros(n), none, none, *seen)
 
     chests = [radiograph(patient, 0, opacities=False, size=64) for patient in range(90)]
     rng = np.random.default_rng(0)
