@@ -31,6 +31,7 @@ def views(n: int, seed: int, *, flipped: bool, classes: int = 2, noisy: float = 
         squeezed,
         torch.zeros(n, 0),
         torch.zeros(n, 0),
+        torch.zeros(n, 0),
     )
 
 
