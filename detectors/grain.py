@@ -20,10 +20,8 @@ LIMIT = 10_000
 
 class Grain(Detector):
     """A support vector machine with a Gaussian kernel, benign against attacked, on the grain
-    (``detectors.picture``); 0 where the image looks rather benign.
-
-    Columns are in units of their deviation and the kernel's width is the root of their number:
-    narrower than it is common, because noise lies between the clean and the attacked.
+    (``detectors.picture``), each column in units of its deviation; 0 where the image looks rather
+    benign.
 
     A single large step (FGSM at 4 and 8 grey levels) on a hardened network, whose gradient is
     smooth, survives squeezing and moves the features like another patient; its edges, as high as

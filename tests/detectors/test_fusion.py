@@ -62,3 +62,12 @@ def test_constant_scores_and_unanswered_ones() -> None:
     ).all()
     with pytest.raises(ValueError, match="did not answer"):
         Fusion().fit(BENIGN * torch.nan, ATTACKED)
+
+
+def test_a_murmur_of_a_detector_that_is_silent_about_benign_images_is_no_certainty() -> None:
+    quiet = torch.zeros(500, 1)
+    quiet[:3] = 0.01
+    loud = 1 + torch.rand(400, 1, generator=DRAW)
+    fusion = Fusion().fit(torch.cat([BENIGN, quiet], dim=1), torch.cat([ATTACKED, loud], dim=1))
+    silent, murmur, shout = (fusion(torch.tensor([[0.0, 0, 0, q]])) for q in (0.0, 0.01, 1.5))
+    assert float(murmur - silent) < 0.02 * float(shout - silent)
