@@ -113,8 +113,9 @@ class Picture(nn.Module):
         if self.colour:
             bands = quarter[:, :7]
         amplitudes = [torch.linalg.vector_norm(bands, dim=(2, 3))]
-        lower = torch.minimum(bands[:, None, 1:].abs(), self.heights).mean(dim=(3, 4)).flatten(1)
-        grain = (lower / self.grey).clamp(min=FINEST).log()
+        # the mean among the bands goes along: to leave it out first would copy all others
+        lower = torch.minimum(bands[:, None].abs(), self.heights).mean(dim=(3, 4))[:, :, 1:]
+        grain = (lower.flatten(1) / self.grey).clamp(min=FINEST).log()
         for _ in range(self.levels - 2):
             bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
             amplitudes.append(torch.linalg.vector_norm(bands, dim=(2, 3)))
