@@ -60,7 +60,8 @@ MODALITIES = (
              again=("cxr_kermany_png",), size="224", widths="32,64,128,192"),
     Modality("fundus", "fundus_idrid", 3, 120, "any", "CC BY 4.0",
              ("derm_isic2017", "cxr_kermany"), flag="0.08"),
-    Modality("dermoscopy", "derm_isic2017", 3, 80, "any", "CC0", ("fundus_idrid", "us_busi")),
+    Modality("dermoscopy", "derm_isic2017", 3, 80, "any", "CC0", ("fundus_idrid", "us_busi"),
+             flag="0.015"),
     Modality("ultrasound", "us_busi", 1, 80, "mirrored", "CC BY 4.0",
              ("cxr_kermany", "derm_isic2017"), flag="0.08"),
 )  # fmt: skip
