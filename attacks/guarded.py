@@ -35,6 +35,7 @@ _FEATURES = (
     "witness_logits",
     "residual",
     "picture",
+    "grain",
 )
 _READ = ("class_logits", "probabilities", "squeezed_logits", "scores", "fused", "quality", "taps")
 
