@@ -97,7 +97,9 @@ class Material:
 def gather(model: DiagnosticModel, bench: Bench, data: Path, sizes: argparse.Namespace) -> Material:
     """Draw, shift, attack and measure."""
     seed = 0
-    engine = OnnxEngine(feature_graph(model, squeezed=True).SerializeToString(), threads=1)
+    engine = OnnxEngine(
+        feature_graph(model, squeezed=True, grain=True).SerializeToString(), threads=1
+    )
     store = PartStore(default_folder())
     dataset = read_dataset(data / "cxr_kermany", model.spec.classes)
     splits = split_samples(

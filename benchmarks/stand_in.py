@@ -56,7 +56,9 @@ def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
     picture = Picture(model.preprocess).width
     splits = [_drawn(seed, sum(widths), classes, squeezed, picture) for seed in (1, 2)]
     guard = fit_guard(splits[0], splits[1], widths, classes, names)
-    graph: bytes = fuse(feature_graph(model, squeezed), guard).SerializeToString()
+    graph: bytes = fuse(
+        feature_graph(model, squeezed, grain="grain" in names), guard
+    ).SerializeToString()
     return graph
 
 

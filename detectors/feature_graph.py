@@ -41,10 +41,13 @@ class _Views(nn.Module):
     squeezing moved the pixels; what the networks beside say of the input; and the picture's own
     statistics."""
 
-    def __init__(self, preprocess: Preprocess, squeezed: bool, beside: SideNetworks) -> None:
+    def __init__(
+        self, preprocess: Preprocess, squeezed: bool, beside: SideNetworks, grain: bool
+    ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.squeezed = squeezed
+        self.grain = grain
         self.beside = beside
         self.picture = Picture(preprocess)
 
@@ -53,7 +56,7 @@ class _Views(nn.Module):
         picture, grain = self.picture(x)
         nothing = picture[:, :0]
         witness, residual = self.beside(x) if self.beside.present else (nothing, nothing)
-        seen = witness, residual, picture, grain
+        seen = witness, residual, picture, grain if self.grain else nothing
         if not self.squeezed:
             return x, nothing.sum(dim=1), *seen
         view = median3(x)
@@ -77,10 +80,12 @@ class _Outputs(nn.Module):
 
 
 class _FeatureGraph(nn.Module):
-    def __init__(self, model: DiagnosticModel, squeezed: bool, beside: SideNetworks) -> None:
+    def __init__(
+        self, model: DiagnosticModel, squeezed: bool, beside: SideNetworks, grain: bool
+    ) -> None:
         super().__init__()
         self.model = model
-        self.views = _Views(model.preprocess, squeezed, beside)
+        self.views = _Views(model.preprocess, squeezed, beside, grain)
         self.outputs = _Outputs(model.spec.head, squeezed)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -90,32 +95,38 @@ class _FeatureGraph(nn.Module):
 
 
 def feature_graph(
-    model: DiagnosticModel | OnnxModel, squeezed: bool, beside: SideNetworks | None = None
+    model: DiagnosticModel | OnnxModel,
+    squeezed: bool,
+    beside: SideNetworks | None = None,
+    *,
+    grain: bool = False,
 ) -> onnx.ModelProto:
     """``image ->`` the ``OUTPUTS``, each ``[N, ...]``.
 
     With ``squeezed`` the network runs on ``2 N`` images, the second half through the 3 x 3 median;
     without, ``squeezed_logits`` is ``[N, 0]``. So are ``witness_logits`` and ``residual`` where
-    there is no such network ``beside``.
+    there is no such network ``beside``, and ``grain`` where it is not asked for.
     """
     beside = SideNetworks() if beside is None else beside
     if isinstance(model, DiagnosticModel):
         return onnx.load_from_string(
             export_onnx(
-                _FeatureGraph(model, squeezed, beside),
+                _FeatureGraph(model, squeezed, beside, grain),
                 {"image": example_pixels()},
                 OUTPUTS,
                 {"image": IMAGE_AXES},
             )
         )
-    return _composed(model, squeezed, beside)
+    return _composed(model, squeezed, beside, grain)
 
 
-def _composed(model: OnnxModel, squeezed: bool, beside: SideNetworks) -> onnx.ModelProto:
+def _composed(
+    model: OnnxModel, squeezed: bool, beside: SideNetworks, grain: bool
+) -> onnx.ModelProto:
     """An ONNX-only model keeps its own nodes; only what stands before and after is ours."""
     spec = model.spec
     views = export_onnx(
-        _Views(Preprocess(spec.preprocessing), squeezed, beside),
+        _Views(Preprocess(spec.preprocessing), squeezed, beside, grain),
         {"image": example_pixels()},
         ("x", *_BEFORE),
         {"image": IMAGE_AXES},

@@ -37,6 +37,7 @@ from detectors.canary_choice import choose
 from detectors.card import card
 from detectors.feature_graph import feature_graph
 from detectors.fixture import FIXTURE
+from detectors.grain import Grain
 from detectors.guard import DEFAULT, DETECTORS, Guard, fuse
 from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.samples import Samples, group_numbers, joined, measure, run_graph
@@ -146,7 +147,8 @@ def fit(
     alphas = alphas or Alphas()
     spec = model.spec
     squeezed = "agreement" in names
-    features = feature_graph(model, squeezed)
+    grain = Grain.name in names
+    features = feature_graph(model, squeezed, grain=grain)
     engine = OnnxEngine(features.SerializeToString())
     measured = [
         [
@@ -163,7 +165,7 @@ def fit(
             [[(s, beside.complete(preprocess, s, m)) for s, m in part] for part in split]
             for split in measured
         ]
-        features = feature_graph(model, squeezed, beside)
+        features = feature_graph(model, squeezed, beside, grain=grain)
     if beside.student is not None:
         # on the fusion split's clean images, which the student has not seen
         provenance = {**(provenance or {}), WITNESS: followed(measured[1][0][0][1])}

@@ -50,7 +50,7 @@ DETECTORS: dict[str, type[Detector]] = {
         Witness, Residual, Grain,
     )
 }  # fmt: skip
-DEFAULT = ("kd", "mahalanobis", "agreement", "grain")
+DEFAULT = ("kd", "mahalanobis", "agreement")
 """Those that earn their place in the fusion (docs/results/detectors.md); the others are there to
 compare with."""
 
@@ -127,7 +127,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "witness_logits": torch.randn(3, guard.classes if Witness.name in guard.names else 0),
         "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
         "picture": torch.randn(3, guard.quality.picture_width),
-        "grain": torch.randn(3, GRAIN),
+        "grain": torch.randn(3, GRAIN if Grain.name in guard.names else 0),
     }
     tail = onnx.load_from_string(
         export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})
