@@ -28,6 +28,9 @@ class Grain(Detector):
     twice the step and everywhere, are seen here. So is noise, which is as benign as it was in the
     fit: the machine learns it among the negatives, and what it holds for benign counts alike, so
     that noise raises no score. Attacks of one or two grey levels are below it.
+
+    What is crisper than all that the fit has seen (another site, one JPEG generation less) looks like
+    a step: not a default detector (docs/evidence.md).
     """
 
     name = "grain"
