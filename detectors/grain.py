@@ -29,8 +29,8 @@ class Grain(Detector):
     fit: the machine learns it among the negatives, and what it holds for benign counts alike, so
     that noise raises no score. Attacks of one or two grey levels are below it.
 
-    What is crisper than all that the fit has seen (another site, one JPEG generation less) looks like
-    a step: not a default detector (docs/evidence.md).
+    What is crisper than all that the fit has seen (another site, one JPEG generation less) looks
+    like a step: not a default detector (docs/evidence.md).
     """
 
     name = "grain"
