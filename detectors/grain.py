@@ -25,9 +25,9 @@ class Grain(Detector):
 
     A single large step (FGSM at 4 and 8 grey levels) on a hardened network, whose gradient is
     smooth, survives squeezing and moves the features like another patient; its edges, as high as
-    twice the step and everywhere, are seen here. So is noise, which is as benign as it was in the
-    fit: the machine learns it among the negatives, and what it holds for benign counts alike, so
-    that noise raises no score. Attacks of one or two grey levels are below it.
+    twice the step and everywhere, are seen here. So is noise, which the machine learns among the
+    negatives; and all that it holds for benign has the same score, so that noise which it knows
+    raises none. Most attacks of one or two grey levels are below it.
 
     What is crisper than all that the fit has seen (another site, one JPEG generation less) looks
     like a step: not a default detector (docs/evidence.md).

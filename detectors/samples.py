@@ -127,7 +127,7 @@ FIELDS = (
 )
 ADDED = FIELDS[5:]
 """Outputs that graphs fitted before there were student, residual network and statistics of the
-picture lack: empty there."""
+picture (grain among them) lack: empty there."""
 
 
 def run_graph(

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detectors.feature_graph import OUTPUTS, feature_graph
+from detectors.picture import GRAIN
 from detectors.residual_network import ResidualNetwork
 from detectors.side_networks import SideNetworks
 from detectors.student import Student
@@ -66,9 +67,12 @@ def test_an_onnx_file_reads_as_its_torch_original(
     beside = SideNetworks(
         Student(1, (32, 32), classes), ResidualNetwork(1, torch_model.preprocess.gain)
     ).eval()
-    for squeezed, networks in ((False, None), (True, beside)):
-        theirs = OnnxEngine(feature_graph(model, squeezed, networks).SerializeToString())
-        ours = OnnxEngine(feature_graph(torch_model, squeezed, networks).SerializeToString())
+    for squeezed, networks, grain in ((False, None, False), (True, beside, True)):
+        theirs, ours = (
+            OnnxEngine(feature_graph(m, squeezed, networks, grain=grain).SerializeToString())
+            for m in (model, torch_model)
+        )
+        assert ours.outputs(images, ("grain",))[0].shape == (3, GRAIN if grain else 0)
         for name, a, b in zip(
             OUTPUTS, theirs.outputs(images, OUTPUTS), ours.outputs(images, OUTPUTS), strict=True
         ):
