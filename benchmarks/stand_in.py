@@ -29,7 +29,7 @@ from detectors.feature_graph import feature_graph
 from detectors.fit import fit_guard, tap_widths
 from detectors.guard import DEFAULT, fuse
 from detectors.measured_split import MeasuredSplit
-from detectors.picture import GRAIN, Picture
+from detectors.picture import Picture
 from detectors.samples import Measured
 from models.diagnostic import DiagnosticModel
 from models.imaging.rendering import RenderingPolicy
@@ -53,7 +53,7 @@ def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
     """The fused graph of ``model`` under a guard with these detectors."""
     widths, classes = tap_widths(model), len(model.spec.classes)
     squeezed = "agreement" in names
-    picture = Picture(model.preprocess).width
+    picture = Picture(model.preprocess)
     splits = [_drawn(seed, sum(widths), classes, squeezed, picture) for seed in (1, 2)]
     guard = fit_guard(splits[0], splits[1], widths, classes, names)
     graph: bytes = fuse(
@@ -89,7 +89,7 @@ def write_stand_in(folder: Path, model: DiagnosticModel, names: tuple[str, ...] 
     return folder
 
 
-def _drawn(seed: int, width: int, classes: int, squeezed: bool, picture: int) -> MeasuredSplit:
+def _drawn(seed: int, width: int, classes: int, squeezed: bool, picture: Picture) -> MeasuredSplit:
     rng = np.random.default_rng(seed)
     labels = np.arange(BENIGN) % classes
 
@@ -102,8 +102,8 @@ def _drawn(seed: int, width: int, classes: int, squeezed: bool, picture: int) ->
             np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), taps, logits,
             again if squeezed else np.empty((n, 0)),
             rng.uniform(0.01, 0.1, n) if squeezed else np.zeros(n),
-            np.empty((n, 0)), np.empty((n, 0)), rng.normal(0, 1, (n, picture)),
-            rng.normal(0, 1, (n, GRAIN)),
+            np.empty((n, 0)), np.empty((n, 0)), rng.normal(0, 1, (n, picture.width)),
+            rng.normal(0, 1, (n, picture.grain_width)),
         )  # fmt: skip
         return Measured(*(array.astype(np.float32) for array in arrays))
 

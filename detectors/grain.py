@@ -39,6 +39,8 @@ class Grain(Detector):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.seed = seed
+        self.width = 0
+        """Columns of the grain."""
         self.machine = RbfMachine()
 
     def fit(
@@ -51,6 +53,7 @@ class Grain(Detector):
         if benign.grain.shape[1] == 0:
             raise ValueError("grain needs the picture's grain; measure the images anew")
         drawn = np.random.default_rng(self.seed).permutation(len(benign.grain))[:LIMIT]
+        self.width = benign.grain.shape[1]
         x = torch.cat([benign.grain[torch.from_numpy(drawn)], adversarial.grain])
         self._store(scale=1 / x.std(dim=0).clamp(min=1e-3))
         y = np.r_[np.zeros(len(drawn)), np.ones(len(adversarial.grain))]

@@ -19,7 +19,6 @@ from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
 from detectors.neighbour_labels import NeighbourLabels
-from detectors.picture import GRAIN
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
 from detectors.recovery import LayerRecovery
@@ -127,7 +126,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "witness_logits": torch.randn(3, guard.classes if Witness.name in guard.names else 0),
         "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
         "picture": torch.randn(3, guard.quality.picture_width),
-        "grain": torch.randn(3, GRAIN if Grain.name in guard.names else 0),
+        "grain": torch.randn(3, sum(d.width for d in guard.detectors if isinstance(d, Grain))),
     }
     tail = onnx.load_from_string(
         export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})

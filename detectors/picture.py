@@ -24,8 +24,6 @@ FAINTEST = 1e-7
 """The same of a mean of squares."""
 HEIGHTS = (2.0, 6.0, 18.0)
 """Grey levels above which a wavelet coefficient counts no more."""
-GRAIN = 6 * len(HEIGHTS)
-"""Columns of the grain: three bands of the two finest levels at every height."""
 FINEST = 0.01
 """Grey levels: least of a mean of coefficients."""
 
@@ -40,8 +38,8 @@ class Picture(nn.Module):
     spread of two colour differences, and how far from gray it is. *Layout*: the picture in 8 x 8
     areas, of mean 0 and length 1.
 
-    *Grain*, ``float32[N, 18]``: logs of the mean amplitude of the two finest levels' bands, each
-    coefficient cut off at several heights. The energies above are ruled by a few edges; these by
+    *Grain*, ``float32[N, 9 L]`` of L levels: logs of the mean amplitude of every band, each
+    coefficient cut off at three heights. The energies above are ruled by a few edges; these by
     what is everywhere: a text, a black corner or dead pixels move them little, a step of some grey
     levels in every pixel much.
 
@@ -106,6 +104,11 @@ class Picture(nn.Module):
         """Columns of the statistics."""
         return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + 5 * self.colour + LAYOUT**2
 
+    @property
+    def grain_width(self) -> int:
+        """Columns of the grain."""
+        return 3 * self.levels * len(HEIGHTS)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # In the network's own units, whose scale no distance depends on, and in few operations: a
         # batch of one pays for each.
@@ -113,12 +116,12 @@ class Picture(nn.Module):
         if self.colour:
             bands = quarter[:, :7]
         amplitudes = [torch.linalg.vector_norm(bands, dim=(2, 3))]
-        # the mean among the bands goes along: to leave it out first would copy all others
-        lower = torch.minimum(bands[:, None].abs(), self.heights).mean(dim=(3, 4))[:, :, 1:]
-        grain = (lower.flatten(1) / self.grey).clamp(min=FINEST).log()
+        grain = [self._lower(bands)]
         for _ in range(self.levels - 2):
             bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
             amplitudes.append(torch.linalg.vector_norm(bands, dim=(2, 3)))
+            grain.append(self._lower(bands))
+        lower = (torch.cat(grain, dim=1) / self.grey).clamp(min=FINEST).log()
         texture = torch.cat(amplitudes, dim=1).index_select(1, self.details)
         gray = bands[:, 0]
         flat = gray.flatten(1)
@@ -133,7 +136,14 @@ class Picture(nn.Module):
         spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
         logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
         colour = [self._colour(quarter[:, 7:])] if self.colour else []
-        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1), grain
+        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1), lower
+
+    def _lower(self, bands: Tensor) -> Tensor:
+        """``float32[N, 3 B]``: mean amplitudes of the B bands after the first, which is a mean,
+        below each height."""
+        # the first goes along: to leave it out would copy all others
+        below = torch.minimum(bands[:, None].abs(), self.heights).mean(dim=(3, 4))
+        return below[:, :, 1:].flatten(1)
 
     def _colour(self, quarter: Tensor) -> Tensor:
         """From three channels of a quarter of the side, ``float32[N, 5]``: mean and spread of two

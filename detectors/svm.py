@@ -45,5 +45,5 @@ class RbfMachine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``float32[N, D]`` to ``float32[N]``."""
         x = x - self.mean
-        x = torch.cat([x, x.square().sum(dim=1, keepdim=True)], dim=1)
+        x = torch.cat([x, (x * x).sum(dim=1, keepdim=True)], dim=1)
         return torch.addmm(self.constant, x, self.weight).exp() @ self.dual + self.intercept

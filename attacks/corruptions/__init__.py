@@ -4,8 +4,9 @@ Kinds and levels follow MedMNIST-C (Di Salvo et al. 2024, arXiv 2406.17536): the
 registry where it has the kind, else the set that is named. It starts at ten times the size of a
 1/255 attack, so fainter noise and milder compression are added, and what it lacks: rotation,
 translation, resampling, windows, vendors' look-up tables, 12-bit originals, chains of JPEG,
-JPEG 2000 and detector faults. Results are rounded to 8 bits, not truncated as there. One file a
-kind: ``noise``, ``blur``, ``intensity``, ``geometry``, ``compression`` and ``artefacts``.
+JPEG 2000, edge enhancement and detector faults. Results are rounded to 8 bits, not truncated as
+there. One file a kind: ``noise``, ``blur``, ``intensity``, ``geometry``, ``compression`` and
+``artefacts``.
 
 A second site's images are data, not a corruption: give their folder to ``lazaret evaluate``.
 """

@@ -1,4 +1,5 @@
-"""Blur of the optics, of a patient who moved and of a camera that zoomed."""
+"""Blur of the optics, of a patient who moved and of a camera that zoomed; and its opposite, what a
+vendor's edge enhancement leaves."""
 
 from __future__ import annotations
 
@@ -38,6 +39,14 @@ def _motion(pixels: Grid, length: float, rng: np.random.Generator) -> Grid:
     along = np.linspace(-(length - 1) / 2, (length - 1) / 2, 8 * int(length))
     _splat(kernel, reach + along * np.sin(angle), reach + along * np.cos(angle))
     return _convolve(pixels, kernel)
+
+
+def _sharpen(pixels: Grid, amount: float, _: np.random.Generator) -> Grid:
+    """Unsharp masking, the first step of radiography's edge enhancement: what a Gaussian of one
+    pixel takes away is added."""
+    floats = pixels.astype(np.float64)
+    blurred = ndimage.gaussian_filter(floats, 1.0, mode="mirror", axes=(0, 1))
+    return on_grid(floats + amount * (floats - blurred))
 
 
 def _splat(
@@ -82,4 +91,6 @@ KINDS: dict[str, Corruption] = {
     "motion_blur": Corruption(_motion, (3, 5, 8, 11, 15), "streak in pixels"),
     # DermaMNIST's
     "zoom_blur": Corruption(_zoom, (1.10, 1.15, 1.20, 1.25, 1.30), "largest zoom"),
+    # not MedMNIST-C's
+    "sharpen": Corruption(_sharpen, (0.5, 1, 2, 3, 4), "share of the detail added"),
 }

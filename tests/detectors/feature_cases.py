@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from detectors.features import Features
-from detectors.picture import GRAIN
 
 WIDTHS = (8, 12, 16)
 CLASSES = 3
@@ -50,7 +49,7 @@ def gaussian(
     residual = torch.randn(n, 1, generator=draw)
     squeezed = 0.9 * logits + wobble
     picture = torch.randn(n, 70, generator=draw)
-    grain = shift + torch.randn(n, GRAIN, generator=draw)
+    grain = shift + torch.randn(n, 36, generator=draw)
     parts = (logits, squeezed, change, witness, residual, picture, grain)
     return Features(tuple(taps), *parts), labels
 

@@ -9,7 +9,7 @@ from feature_cases import assert_exports
 from torch import Tensor, nn
 
 from detectors.features import Features
-from detectors.picture import GRAIN, HEIGHTS, LAYOUT, Picture
+from detectors.picture import HEIGHTS, LAYOUT, Picture
 from detectors.quality import Quality
 from models.phantom import radiograph
 from models.preprocess import Preprocess
@@ -53,7 +53,7 @@ def test_the_energy_of_a_grating_is_in_its_own_band() -> None:
     # corner of each of 32 x 32 areas
     assert bands[0, 1].item() == pytest.approx(2.0 * 32, rel=1e-5)
     assert float(bands.sum() - bands[0, 1]) < 0.02  # each at least a thousandth
-    heights = grain[0].exp().reshape(3, 6)  # the second level comes first
+    heights = grain[0, :18].exp().reshape(3, 6)  # the second level comes first, then the first
     torch.testing.assert_close(heights[:, 4], torch.tensor(HEIGHTS))
     assert float(heights.sum() - heights[:, 4].sum()) < 0.2
 
@@ -100,7 +100,7 @@ def test_every_size_has_its_width_and_exports(side: int, channels: int) -> None:
 
     statistics, grain = reader(*inputs(2))
     assert statistics.shape == (2, reader.width)
-    assert grain.shape == (2, GRAIN)
+    assert grain.shape == (2, reader.grain_width)
     for found in reader(shares(torch.zeros(1, channels, side, side))):
         assert torch.isfinite(found).all()
     for part in (0, 1):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detectors.feature_graph import OUTPUTS, feature_graph
-from detectors.picture import GRAIN
+from detectors.picture import Picture
 from detectors.residual_network import ResidualNetwork
 from detectors.side_networks import SideNetworks
 from detectors.student import Student
@@ -72,7 +72,10 @@ def test_an_onnx_file_reads_as_its_torch_original(
             OnnxEngine(feature_graph(m, squeezed, networks, grain=grain).SerializeToString())
             for m in (model, torch_model)
         )
-        assert ours.outputs(images, ("grain",))[0].shape == (3, GRAIN if grain else 0)
+        assert ours.outputs(images, ("grain",))[0].shape == (
+            3,
+            Picture(torch_model.preprocess).grain_width if grain else 0,
+        )
         for name, a, b in zip(
             OUTPUTS, theirs.outputs(images, OUTPUTS), ours.outputs(images, OUTPUTS), strict=True
         ):
