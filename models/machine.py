@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 def describe() -> str:
     """One line: processor, cores, Python and the versions that numbers depend on."""
     packages = []
-    for name in ("onnxruntime", "torch", "numpy"):
+    for name in ("onnxruntime-gpu", "onnxruntime", "torch", "numpy"):
         try:
             packages.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -132,11 +132,13 @@ def check_accepted(url: str, body: tuple[bytes, str]) -> None:
         raise RuntimeError(f"the image is answered with {verdict}")
 
 
-def load(url: str, script: Path, pid: int, concurrency: int, seconds: float) -> Load:
-    """Keep ``concurrency`` requests in flight with wrk."""
+def load(
+    url: str, script: Path, pid: int, concurrency: int, seconds: float, threads: int = 1
+) -> Load:
+    """Keep ``concurrency`` requests in flight with ``threads`` of wrk."""
     before = cpu_seconds(pid)
     found = subprocess.run(
-        ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "20s", "-s",
+        ["wrk", f"-t{threads}", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "20s", "-s",
          str(script), url],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip

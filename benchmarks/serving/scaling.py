@@ -15,6 +15,7 @@ import shutil
 import statistics
 import urllib.request
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,22 +81,32 @@ def counted(port: int) -> tuple[float, float]:
 
 
 def measure(
-    bundle: Path, workers: int, batch: int, image: bytes, work: Path, seconds: float
+    bundle: Path,
+    workers: int,
+    batch: int,
+    image: bytes,
+    work: Path,
+    seconds: float,
+    *,
+    at_once: int = AT_ONCE,
+    clients: int = 1,
+    environment: Mapping[str, str] | None = None,
 ) -> Point:
-    """One load of one setting."""
+    """One load of one setting: ``at_once`` requests in flight from so many threads."""
     place = work / f"{bundle.name}-{workers}-{batch}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     one = lazaret(bundle, PORT, workers, place)
-    one = replace(one, environment={**one.environment, "LAZARET_BATCH_IMAGES": str(batch)})
+    settings = {"LAZARET_BATCH_IMAGES": str(batch), **(environment or {})}
+    one = replace(one, environment={**one.environment, **settings})
     body = one.body(image)
     script = write_script(place / "post.lua", body)
     url = f"http://127.0.0.1:{PORT}{one.path}"
     with started(one, PORT, body, {"OMP_NUM_THREADS": "1"}, place / "log") as (pid, _):
-        load(url, script, pid, AT_ONCE, 2.0)  # warm
+        load(url, script, pid, at_once, 2.0, clients)  # warm
         images, loops, client = counted(PORT), event_loops(pid), os.times()
         server = cpu_seconds(pid)
-        found = load(url, script, pid, AT_ONCE, seconds)
+        found = load(url, script, pid, at_once, seconds, clients)
         spent = cpu_seconds(pid) - server
         after = os.times()
         wrk = after.children_user + after.children_system
@@ -117,6 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--workers", help="by comma; default: every number up to the cores")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="by comma")
     parser.add_argument("--work", type=Path, default=Path("runs/serving_scaling"))
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
@@ -124,14 +137,16 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     image, cores = picture(), os.cpu_count() or 1
+    counts = numbers(chosen.workers) if chosen.workers else range(1, cores + 1)
+    batches = numbers(chosen.batches)
     bundles = {SMALL: reduced(work / "small"), LARGE: work / "large"}
     write_stand_in(bundles[LARGE], resnet("resnet18"), ("kd", "mahalanobis"))
     found: dict[tuple[str, int, int], list[Point]] = defaultdict(list)
     busy = [os.getloadavg()[0]]
     for _ in range(chosen.rounds):
         for name, bundle in bundles.items():
-            for workers in range(1, cores + 1):
-                for batch in BATCHES:
+            for workers in counts:
+                for batch in batches:
                     point = measure(bundle, workers, batch, image, work, chosen.seconds)
                     found[name, workers, batch].append(point)
                     print(name, workers, batch, point, flush=True)
@@ -162,7 +177,7 @@ def main() -> None:
     ]  # fmt: skip
     publish(lines, chosen.out)
     if chosen.out:
-        draw(found, cores).savefig(chosen.out.with_suffix(".png"), dpi=110)
+        draw(found, counts, batches).savefig(chosen.out.with_suffix(".png"), dpi=110)
 
 
 def row(name: str, workers: int, batch: int, points: list[Point], cores: int) -> str:
@@ -179,20 +194,27 @@ def row(name: str, workers: int, batch: int, points: list[Point], cores: int) ->
     )
 
 
-def draw(found: dict[tuple[str, int, int], list[Point]], cores: int) -> Figure:
+def numbers(words: str) -> list[int]:
+    """Whole numbers by comma."""
+    return [int(word) for word in words.split(",")]
+
+
+def draw(
+    found: dict[tuple[str, int, int], list[Point]], counts: Sequence[int], batches: Sequence[int]
+) -> Figure:
     """Requests a second over the batch limit, a curve for each number of workers."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), (SMALL, LARGE), strict=True):
-        for workers in range(1, cores + 1):
+        for workers in counts:
             rates = [
                 statistics.median(p.load.per_second for p in found[name, workers, batch])
-                for batch in BATCHES
+                for batch in batches
             ]
-            axes.plot(BATCHES, rates, "o-", label=f"{workers} worker{'s' * (workers > 1)}")
+            axes.plot(batches, rates, "o-", label=f"{workers} worker{'s' * (workers > 1)}")
         axes.set(
-            title=name, xscale="log", xticks=BATCHES, xlabel="batch limit", ylabel="requests/s"
+            title=name, xscale="log", xticks=batches, xlabel="batch limit", ylabel="requests/s"
         )
-        axes.set_xticklabels(BATCHES)
+        axes.set_xticklabels(batches)
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
     return figure
