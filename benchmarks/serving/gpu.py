@@ -1,39 +1,39 @@
 """The guard and the service on a GPU: what detectors cost there, and whether it is kept full.
 
-    python -m benchmarks.serving.gpu [--models chest-xray,resnet18,resnet50]
+    python -m benchmarks.serving.gpu [--models chest-xray,resnet18,resnet50] [--work W --prepare]
         [--out docs/results/serving_gpu.md]
 
 First the graphs alone: bare, guarded in one pass and in full, on ONNX Runtime's CUDA provider and
 on torch with CUDA graphs, copies to and from the device included. Then the whole service over
 numbers of workers, each with an engine of its own on the one GPU, beside what the engine alone does
 with batches of the same graph. Models are untrained and guards stand-ins (``benchmarks.stand_in``),
-but for the zoo's chest X-ray network. Needs torch with CUDA, onnxruntime-gpu and wrk.
+but for the zoo's chest X-ray network; what ``--prepare`` has made of them in ``--work``, on any
+machine, is not made again. Needs torch with CUDA, onnxruntime-gpu and wrk.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from benchmarks.guard_cost import GRAPHS, stand_ins
+from benchmarks.guard_cost import GRAPHS
 from benchmarks.page import command_of, publish
 from benchmarks.resnets import DEPTHS
 from benchmarks.serving.__main__ import picture
 from benchmarks.serving.scaling import measure, numbers
 from benchmarks.stand_in import resnet, write_stand_in
+from detectors.bundle import GRAPH, Bundle
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Batch, Floats
+from models.export import export_bare
 from models.imaging.rendering import RenderingPolicy
 from models.load import load_model
 from models.machine import describe
@@ -45,6 +45,7 @@ FULL = 64
 """Images of a batch that fills the GPU."""
 SIDE = 256
 """Rows and columns of the benchmark's JPEG at a quarter of its size."""
+BARE = "bare.onnx"
 GUARDS = {GRAPHS[1]: ("kd", "mahalanobis"), GRAPHS[2]: ("kd", "mahalanobis", "agreement")}
 
 
@@ -56,7 +57,7 @@ class Runs(Protocol):
         ...
 
 
-ENGINES: dict[str, Callable[[bytes], Runs]] = {
+ENGINES: dict[str, Callable[[Path], Runs]] = {
     "ONNX Runtime, CUDA": lambda graph: OnnxEngine(graph, provider="cuda"),
     "torch, float32": lambda graph: TorchEngine.from_onnx(graph, device="cuda"),
     "torch, bfloat16": lambda graph: TorchEngine.from_onnx(graph, device="cuda", dtype="bfloat16"),
@@ -75,16 +76,28 @@ def model_of(name: str) -> DiagnosticModel:
     return DiagnosticModel(model.spec.model_copy(update={"preprocessing": reading}), model.network)
 
 
-def prepare(name: str, folder: Path) -> dict[str, bytes]:
-    """A model's graphs, and its bundles in ``folder``."""
-    torch.set_num_threads(4)
+def prepare(name: str, folder: Path) -> None:
+    """The bare graph and a bundle of every guard in ``folder``, which must not exist."""
+    model = model_of(name)
+    making = folder.with_name(f".{folder.name}")
     for guard, detectors in GUARDS.items():
-        write_stand_in(folder / name / guard.replace(" ", "-"), model_of(name), detectors)
-    return stand_ins(name)[1]
+        write_stand_in(making / word(guard), model, detectors)
+    (making / BARE).write_bytes(export_bare(model))
+    making.rename(folder)
+
+
+def word(guard: str) -> str:
+    """A guard's name as a folder's."""
+    return guard.replace(" ", "-").replace("'", "")
+
+
+def graphs_of(folder: Path) -> dict[str, Path]:
+    """What ``prepare`` has made."""
+    return {GRAPHS[0]: folder / BARE, **{guard: folder / word(guard) / GRAPH for guard in GUARDS}}
 
 
 def cost(
-    name: str, graphs: dict[str, bytes], channels: int, seconds: float
+    name: str, graphs: dict[str, Path], channels: int, seconds: float
 ) -> tuple[list[str], dict[str, float]]:
     """Rows of the first table, and images a second of each graph on the engine that serves."""
     lines, rates = [], {}
@@ -128,7 +141,7 @@ def served(
     for guard in GUARDS:
         for count in workers:
             found = measure(
-                folder / name / guard.replace(" ", "-"), count, FULL, image, folder, seconds,
+                folder / name / word(guard), count, FULL, image, folder, seconds,
                 at_once=2 * FULL, clients=2,
                 environment={"LAZARET_PROVIDER": "cuda", "LAZARET_MAX_IN_FLIGHT": "4096"},
             )  # fmt: skip
@@ -151,18 +164,20 @@ def main() -> None:
     parser.add_argument("--workers", default="1,2,4,8", help="by comma")
     parser.add_argument("--seconds", type=float, default=4.0, help="of every measurement")
     parser.add_argument("--work", type=Path, default=Path("runs/serving_gpu"))
+    parser.add_argument("--prepare", action="store_true", help="models and guards alone")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     names, work = chosen.models.split(","), chosen.work.absolute()
-    shutil.rmtree(work, ignore_errors=True)
-    with ProcessPoolExecutor(len(names), get_context("spawn")) as pool:
-        graphs = dict(zip(names, pool.map(prepare, names, [work] * len(names)), strict=True))
-    print("prepared", flush=True)
+    for name in names:
+        if not (work / name).exists():
+            prepare(name, work / name)
+    if chosen.prepare:
+        return
     costs: list[str] = []
     serving: list[str] = []
     for name in names:
-        channels = model_of(name).spec.preprocessing.channels
-        lines, rates = cost(name, graphs[name], channels, chosen.seconds)
+        channels = Bundle.open(work / name / word(GRAPHS[1])).manifest.model.preprocessing.channels
+        lines, rates = cost(name, graphs_of(work / name), channels, chosen.seconds)
         costs += lines
         torch.cuda.empty_cache()
         serving += served(name, rates, numbers(chosen.workers), work, chosen.seconds)
