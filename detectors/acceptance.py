@@ -13,7 +13,7 @@ from detectors.fixture import compare
 from detectors.guard import Guard
 from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
-from detectors.squeeze import median3, root_mean_square
+from detectors.squeeze import root_mean_square, squeeze
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Engine, Readings
 from models.head import class_logits, probabilities
@@ -67,7 +67,7 @@ def read_with_torch(
         own = class_logits(raw, model.spec.head)
         squeezed, change = own[:, :0], torch.zeros(len(own))
         if guard.squeezes:
-            view = median3(x)
+            view = squeeze(x, model.preprocess.gain)
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
         scores, fused, quality = guard(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
-from detectors.squeeze import median3, root_mean_square
+from detectors.squeeze import root_mean_square, squeeze
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
 from models.head import class_logits, probabilities
@@ -58,8 +58,8 @@ class _Views(nn.Module):
         witness, residual = self.beside(x) if self.beside.present else (nothing, nothing)
         seen = witness, residual, picture, grain if self.grain else nothing
         if not self.squeezed:
-            return x, nothing.sum(dim=1), *seen
-        view = median3(x)
+            return x, x.new_zeros(x.shape[0]), *seen
+        view = squeeze(x, self.preprocess.gain)
         return torch.cat([x, view]), root_mean_square(view - x), *seen
 
 

@@ -1,9 +1,31 @@
-"""The squeezed view: a 3 x 3 median as a network of minima and maxima."""
+"""The squeezed view: a 3 x 3 median as a network of minima and maxima, of bounded reach."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+REACH = 10.0
+"""Grey levels by which the squeezed view differs from the image, at most."""
+
+
+def squeeze(x: Tensor, gain: Tensor) -> Tensor:
+    """Every pixel moved towards the median of its neighbourhood, by ``REACH`` grey levels at most.
+
+    An attack of some grey levels is undone as by the median itself. What a median would take away
+    whole (letters, dead pixels, a detector's dead column) stays, and with it the answer: it is no
+    attack's size.
+
+    Args:
+        x: ``float32[N, C, H, W]``, the network's input.
+        gain: ``float32[1, C, 1, 1]``, what one grey level is there.
+
+    Returns:
+        The same shape.
+    """
+    reach = REACH * gain
+    return x + torch.maximum(torch.minimum(median3(x) - x, reach), -reach)
 
 
 def median3(x: Tensor) -> Tensor:

@@ -60,7 +60,12 @@ class OnnxEngine:
     """
 
     def __init__(
-        self, graph: bytes | Path, *, provider: Provider = "cpu", threads: int | None = None
+        self,
+        graph: bytes | Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """Load a graph.
 
@@ -68,6 +73,9 @@ class OnnxEngine:
             graph: the ONNX file or its content.
             provider: what runs it. TensorRT leaves what it cannot run to CUDA, CUDA to the CPU.
             threads: CPU threads of one run; one per core when None.
+            sizes: batches that come often. On CUDA each has a session of its own, weights and all:
+                a convolution keeps its plan for the last shape alone, and making another takes
+                longer than running it.
 
         Raises:
             EngineProblem: the provider is not installed, the file cannot be read, is not ONNX,
@@ -80,6 +88,8 @@ class OnnxEngine:
         """What the graph can be asked for, in its own order."""
         self._asked = tuple(name for name in READING if name in self.output_names)
         self._bound = None if provider == "cpu" else _Bound(self._session)
+        own = sizes if provider == "cuda" else ()
+        self._sized = {size: _Bound(_open(graph, provider, threads)) for size in own}
 
     def run(self, images: Batch) -> Readings:
         """Run one batch. A bare model's ``scores`` are ``[N, 0]``, its ``fused`` and ``quality``
@@ -108,8 +118,9 @@ class OnnxEngine:
             )
         images = np.ascontiguousarray(images)
         try:
-            if self._bound is not None:
-                return self._bound.run(images, names)
+            bound = self._sized.get(len(images), self._bound)
+            if bound is not None:
+                return bound.run(images, names)
             return tuple(self._session.run(list(names), {INPUT: images}, _run_options(images)))
         except Exception as error:  # the runtime's errors have no common base
             raise EngineProblem(
@@ -117,9 +128,11 @@ class OnnxEngine:
             ) from error
 
     def warm_up(self) -> None:
-        """Run one gray and one colour image, so that memory is allocated and kernels chosen."""
+        """Run one gray and one colour image, so that memory is allocated and kernels chosen, or so
+        many where a size has a session of its own."""
         for channels in (1, 3):
-            self.run(np.zeros((1, _WARM_UP_SIDE, _WARM_UP_SIDE, channels), np.uint8))
+            for size in self._sized or (1,):
+                self.run(np.zeros((size, _WARM_UP_SIDE, _WARM_UP_SIDE, channels), np.uint8))
 
 
 class OnnxGraph:

@@ -224,12 +224,15 @@ def _runs_at_once(settings: Settings) -> int:
 
 
 def _batch_sizes(settings: Settings) -> tuple[int, ...]:
-    """Powers of two for TensorRT, which builds an engine for every shape that it meets; any size
-    for ONNX Runtime, which runs them all alike."""
-    if settings.provider != "tensorrt":
+    """Powers of two for TensorRT, which builds an engine for every shape that it meets, and of four
+    on CUDA, where each has a session; any size on a CPU, which runs them all alike."""
+    if settings.provider == "cpu":
         return ()
-    most = settings.batch_images
-    return (*(2**i for i in range(most.bit_length()) if 2**i < most), most)
+    step, most = 2 if settings.provider == "tensorrt" else 4, settings.batch_images
+    sizes = [1]
+    while sizes[-1] * step < most:
+        sizes.append(sizes[-1] * step)
+    return (*sizes, most) if most > 1 else (1,)
 
 
 def onnx_engine(graph: bytes, settings: Settings) -> Engine:
@@ -237,7 +240,9 @@ def onnx_engine(graph: bytes, settings: Settings) -> Engine:
     # Here, so that importing the service costs no ONNX Runtime.
     from models.onnx_engine import OnnxEngine
 
-    return OnnxEngine(graph, provider=settings.provider, threads=settings.threads)
+    return OnnxEngine(
+        graph, provider=settings.provider, threads=settings.threads, sizes=_batch_sizes(settings)
+    )
 
 
 def bundle_engine(

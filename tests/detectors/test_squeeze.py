@@ -6,7 +6,7 @@ import torch
 from feature_cases import assert_exports
 from scipy.ndimage import median_filter
 
-from detectors.squeeze import median3
+from detectors.squeeze import REACH, median3, squeeze
 
 DRAW = torch.Generator().manual_seed(0)
 
@@ -25,9 +25,25 @@ def test_every_output_pixel_has_a_gradient() -> None:
     assert gradient.sum().item() == pytest.approx(64)
 
 
+def test_what_is_no_attack_stays() -> None:
+    """Signs of a few grey levels go; a white letter and a dead column are as they were but for
+    ``REACH`` grey levels."""
+    gain = torch.tensor([0.02]).reshape(1, 1, 1, 1)
+    smooth = torch.linspace(60, 120, 24).expand(1, 1, 24, 24).contiguous()
+    noisy = smooth.clone()
+    noisy[..., 6, 6] += 4
+    marked = smooth.clone()
+    marked[..., 10] = 0
+    marked[..., 3:9, 15] = 255
+    undone, kept = (squeeze(x * gain, gain) / gain for x in (noisy, marked))
+    assert (undone - smooth)[..., 1:-1, 1:-1].abs().max().item() < 3
+    torch.testing.assert_close((kept - marked).abs().max().item(), REACH)
+    assert kept[0, 0, 12, 10] == REACH
+
+
 def test_exports() -> None:
     class Squeeze(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return median3(x)
+            return squeeze(x, torch.full((1, 1, 1, 1), 0.02))
 
     assert_exports(Squeeze(), lambda n: (torch.rand(n, 1, 16, 16, generator=DRAW),), relative=0)
