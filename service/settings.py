@@ -135,8 +135,8 @@ class Settings(BaseSettings):
         gt=0,
         le=256,
         description="Processes that answer on one port. Cores (`threads`, `decode_threads`) and "
-        "bounds (`max_in_flight`, `max_held_bytes`) are divided among them. For a CPU; on a GPU "
-        "one process fills the batches.",
+        "bounds (`max_in_flight`, `max_held_bytes`) are divided among them. On a GPU each has "
+        "sessions of its own there.",
     )
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         "cpu", description="What runs the graph: `cpu`, `cuda` or `tensorrt`."
