@@ -10,6 +10,8 @@ import pytest
 
 from models.engine import Batch, Readings
 from service.batcher import Batcher, EngineRefused, EngineUnavailable, Outcome
+from service.guard import _batch_sizes
+from service.settings import Settings
 
 POISON = 13
 
@@ -165,6 +167,17 @@ def test_a_batch_is_filled_up_to_a_size_that_the_engine_knows() -> None:
             assert [shape[0] for shape in engine.batches] == [1, 4]
 
     asyncio.run(scenario())
+
+
+def test_engines_that_prepare_themselves_for_a_size_are_given_few() -> None:
+    def sizes(provider: str, most: int) -> tuple[int, ...]:
+        return _batch_sizes(Settings(provider=provider, batch_images=most))
+
+    assert sizes("cuda", 32) == (1, 4, 16, 32)
+    assert sizes("cuda", 64) == (1, 4, 16, 64)
+    assert sizes("tensorrt", 6) == (1, 2, 4, 6)
+    assert sizes("cuda", 1) == (1,)
+    assert sizes("cpu", 32) == ()
 
 
 def test_a_full_queue_refuses_at_once() -> None:
