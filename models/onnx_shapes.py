@@ -177,7 +177,9 @@ def _pad(
     for dim, b, a in zip(dims, before, after, strict=True):
         if b or a:
             size = x.shape[dim]
-            x = x.index_select(dim, _outside(torch.arange(-b, size + a), size, mode).to(x.device))
+            # made on the device: a CUDA graph can hold no copy from the host
+            read = torch.arange(-b, size + a, device=x.device)
+            x = x.index_select(dim, _outside(read, size, mode))
     return x
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from detectors.squeeze import squeeze
 from models.engine import EngineProblem
 from models.export import example_pixels, export_onnx
 from models.onnx_engine import OnnxEngine
@@ -114,6 +116,31 @@ def test_a_converted_graph_never_mixes_host_and_device_nor_reads_back(graph):
     remembered = len(module.moved)
     module(torch.from_numpy(images).to("meta"))
     assert len(module.moved) == remembered > 0
+
+
+class NoCopies(TorchDispatchMode):
+    """Fails where a tensor goes from the host to a device."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and args and isinstance(args[0], Tensor):
+            assert args[0].device == result.device, f"{operation} copies to {result.device}"
+        return result
+
+
+def test_the_squeezed_view_copies_nothing_from_the_host_so_that_it_can_be_captured():
+    class Squeezing(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return squeeze(image, torch.full((1, 1, 1, 1), 0.02))
+
+    example = torch.rand(2, 1, 24, 20)
+    module = convert(export_onnx(Squeezing(), {"image": example}, ("y",), {"image": (0,)})).to(
+        "meta"
+    )
+    module(example.to("meta"))  # small values are remembered
+    on_device = example.to("meta")
+    with NoCopies():
+        module(on_device)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
