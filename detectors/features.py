@@ -28,7 +28,7 @@ class Features(NamedTuple):
     picture: Tensor
     """``float32[N, P]``: ``detectors.picture``; ``[N, 0]`` where a bundle is older than it."""
     grain: Tensor
-    """``float32[N, 18]``: ``detectors.picture`` too; ``[N, 0]`` where no detector reads it."""
+    """``float32[N, G]``: ``detectors.picture`` too; ``[N, 0]`` where no detector reads it."""
 
     @property
     def predicted(self) -> Tensor:

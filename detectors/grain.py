@@ -30,7 +30,8 @@ class Grain(Detector):
     raises none. Most attacks of one or two grey levels are below it.
 
     What is crisper than all that the fit has seen (another site, one JPEG generation less) looks
-    like a step: not a default detector (docs/evidence.md).
+    like a step: guards are fitted to pass edge enhancement and faint noise for its sake
+    (docs/evidence.md).
     """
 
     name = "grain"

@@ -49,9 +49,9 @@ DETECTORS: dict[str, type[Detector]] = {
         Witness, Residual, Grain,
     )
 }  # fmt: skip
-DEFAULT = ("kd", "mahalanobis", "agreement")
-"""Those that earn their place in the fusion (docs/results/detectors.md); the others are there to
-compare with."""
+DEFAULT = ("kd", "mahalanobis", "agreement", "grain")
+"""Those that earn their place in the fusion (docs/evidence.md); the others are there to compare
+with."""
 
 
 def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:

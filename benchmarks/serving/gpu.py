@@ -31,6 +31,7 @@ from benchmarks.serving.__main__ import picture
 from benchmarks.serving.scaling import measure, numbers
 from benchmarks.stand_in import resnet, write_stand_in
 from detectors.bundle import GRAPH, Bundle
+from detectors.guard import DEFAULT
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Batch, Floats
 from models.export import export_bare
@@ -46,7 +47,7 @@ FULL = 64
 SIDE = 256
 """Rows and columns of the benchmark's JPEG at a quarter of its size."""
 BARE = "bare.onnx"
-GUARDS = {GRAPHS[1]: ("kd", "mahalanobis"), GRAPHS[2]: ("kd", "mahalanobis", "agreement")}
+GUARDS = {GRAPHS[1]: tuple(d for d in DEFAULT if d != "agreement"), GRAPHS[2]: DEFAULT}
 
 
 class Runs(Protocol):

@@ -29,8 +29,8 @@ PORT = 18_200
 AT_ONCE = 8
 SIDE = 224
 GUARDS = {
-    "first stage alone": ("kd", "mahalanobis"),
-    "agreement too": ("kd", "mahalanobis", "agreement"),
+    "first stage alone": ("kd", "mahalanobis", "grain"),
+    "agreement too": ("kd", "mahalanobis", "agreement", "grain"),
 }
 PEERS = ("mosec", "FastAPI on uvicorn")
 
@@ -87,8 +87,8 @@ def main() -> None:
         f"{arguments.rounds} --seconds {arguments.seconds:g}`; {describe()}.",
         "",
         f"Untrained ResNets at {SIDE} x {SIDE} under guards of the size that `lazaret fit` makes "
-        "by default (kd and mahalanobis; then agreement too, whose second pass runs the model "
-        "again), which accept everything (`benchmarks/stand_in.py`); the JPEG of "
+        "by default (kd, mahalanobis and grain; then agreement too, whose second pass runs the "
+        "model again), which accept everything (`benchmarks/stand_in.py`); the JPEG of "
         f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
         "without decoding. Medians over interleaved rounds; rates over the limit's are of the "

@@ -22,7 +22,7 @@ def fit(
             help="By comma, of detectors/guard.py. Agreement costs a second forward pass, witness "
             "and residual a few per cent of one."
         ),
-    ] = "kd,mahalanobis,agreement",
+    ] = "kd,mahalanobis,agreement,grain",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
     reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
     quality: Annotated[
