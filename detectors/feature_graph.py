@@ -103,9 +103,10 @@ def feature_graph(
 ) -> onnx.ModelProto:
     """``image ->`` the ``OUTPUTS``, each ``[N, ...]``.
 
-    With ``squeezed`` the network runs on ``2 N`` images, the second half squeezed (``detectors.squeeze``);
-    without, ``squeezed_logits`` is ``[N, 0]``. So are ``witness_logits`` and ``residual`` where
-    there is no such network ``beside``, and ``grain`` where it is not asked for.
+    With ``squeezed`` the network runs on ``2 N`` images, the second half through
+    ``detectors.squeeze``; without, ``squeezed_logits`` is ``[N, 0]``. So are ``witness_logits``
+    and ``residual`` where there is no such network ``beside``, and ``grain`` where it is not asked
+    for.
     """
     beside = SideNetworks() if beside is None else beside
     if isinstance(model, DiagnosticModel):
