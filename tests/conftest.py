@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or fills the user's cache of attacks."""
     patch = pytest.MonkeyPatch()
     patch.setenv("LAZARET_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_of_the_machine() -> None:
+    """In an activated environment pynetdicom's ``storescu`` would stand before dcmtk's."""
+    ours = {sysconfig.get_path("scripts"), f"{os.environ.get('VIRTUAL_ENV')}/bin"}
+    rest = [folder for folder in os.get_exec_path() if folder not in ours]
+    pytest.MonkeyPatch().setenv("PATH", os.pathsep.join(rest))
 
 
 @pytest.fixture(scope="session")
