@@ -40,14 +40,16 @@ class StagedEngine(OnnxEngine):
         *,
         provider: Provider = "cpu",
         threads: int | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
         """
         Args:
             key: secret of the deployment, from which every image's draws follow.
+            sizes: of the first stage's batches, as ``OnnxEngine`` takes them.
 
         Raises ``EngineProblem`` as ``OnnxEngine`` does.
         """
-        super().__init__(graph, provider=provider, threads=threads)
+        super().__init__(graph, provider=provider, threads=threads, sizes=sizes)
         self.stage = stage
         self._key = key
         self._views = OnnxGraph(second_graph, provider=provider, threads=threads)
@@ -106,12 +108,19 @@ def open_engine(
     *,
     provider: Provider = "cpu",
     threads: int | None = None,
+    sizes: Sequence[int] = (),
 ) -> OnnxEngine:
     """What runs a bundle, with its second stage if it has one. Raises ``EngineProblem`` and
     ``BundleProblem``."""
     stage = SecondStage.of(bundle)
     if stage is None:
-        return OnnxEngine(bundle.graph, provider=provider, threads=threads)
+        return OnnxEngine(bundle.graph, provider=provider, threads=threads, sizes=sizes)
     return StagedEngine(
-        bundle.graph, bundle.read(SECOND_GRAPH), stage, key, provider=provider, threads=threads
+        bundle.graph,
+        bundle.read(SECOND_GRAPH),
+        stage,
+        key,
+        provider=provider,
+        threads=threads,
+        sizes=sizes,
     )

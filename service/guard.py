@@ -257,5 +257,9 @@ def bundle_engine(
     from detectors.staged_engine import open_engine
 
     return open_engine(
-        bundle, second_stage_key(settings), provider=settings.provider, threads=settings.threads
+        bundle,
+        second_stage_key(settings),
+        provider=settings.provider,
+        threads=settings.threads,
+        sizes=_batch_sizes(settings),
     )

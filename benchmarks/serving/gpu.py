@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -41,9 +42,9 @@ from models.machine import describe
 from models.onnx_engine import OnnxEngine
 from models.torch_engine import TorchEngine
 
-BATCHES = (1, 64)
 FULL = 64
 """Images of a batch that fills the GPU."""
+BATCHES = (1, FULL)
 SIDE = 256
 """Rows and columns of the benchmark's JPEG at a quarter of its size."""
 BARE = "bare.onnx"
@@ -81,6 +82,7 @@ def prepare(name: str, folder: Path) -> None:
     """The bare graph and a bundle of every guard in ``folder``, which must not exist."""
     model = model_of(name)
     making = folder.with_name(f".{folder.name}")
+    shutil.rmtree(making, ignore_errors=True)  # of a run that was cut off
     for guard, detectors in GUARDS.items():
         write_stand_in(making / word(guard), model, detectors)
     (making / BARE).write_bytes(export_bare(model))
