@@ -25,7 +25,7 @@ FEWEST = 30  # images of a predicted class below which the line of all classes s
 class Agreement(Detector):
     """How differently from what it should a squeezed view supports the predicted class.
 
-    After feature squeezing (Xu et al. 2018) with one view of bounded reach, learnt from benign
+    After feature squeezing (Xu et al. 2018) with one view that moves little, learnt from benign
     images alone. With ``c`` the predicted class of the plain view, ``m = z_c - max_{j != c} z_j``
     its margin in either view and ``r`` how far squeezing moved the pixels, benign images follow
     ``m_squeezed ~ a_c . (1, m, r, r^2)``, and 98 % of them keep within 2.3 times a spread

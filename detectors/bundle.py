@@ -32,6 +32,11 @@ CALIBRATION = "calibration.safetensors"
 
 Alpha = Annotated[float, Field(gt=0, lt=1)]
 
+UNUSUAL = 0.02
+"""Quality p-value at or below which an image that looks attacked is the quality route's. It holds
+no image and lets none by, it only names the alarm, so it needs no assurance: images of another
+site lie here, and hardly an attack does (docs/evidence.md)."""
+
 
 class Alphas(BaseModel):
     """False-positive rates that the operator accepts, each per predicted class."""
@@ -52,6 +57,11 @@ class CellLevels(BaseModel):
     flag: float | None
     reject: float | None
     quality: float | None
+
+    def unusual(self, quality_p: float) -> bool:
+        """Whether the image is so far from all that the model was meant for that it may look
+        attacked for that reason."""
+        return quality_p <= max(UNUSUAL, self.quality or 0.0)
 
 
 def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:

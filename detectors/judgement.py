@@ -43,7 +43,7 @@ class Judgement:
     adversarial: Flags
     """Flagged or rejected by the adversarial route."""
     quality: Flags
-    """Held by the quality route, which takes what the adversarial one would hold as well."""
+    """Held by the quality route, which takes what looks attacked and unusual as well."""
     p: Vector
     """``float64[N]``, conformal p-values of the adversarial route; NaN where no answer came."""
 
@@ -72,8 +72,9 @@ def judge(
         # a p-value that is not a number is an answer that did not come: held
         suspicious = not p.fused > (level.flag or 0.0)
         degraded = not p.quality > (level.quality or 0.0)
-        adversarial.append(suspicious and not degraded)
-        quality.append(degraded)
+        explained = degraded or (suspicious and level.unusual(p.quality))
+        adversarial.append(suspicious and not explained)
+        quality.append(explained)
     return Judgement(
         samples,
         measured,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.second_stage import INPUTS, OUTPUTS
-from detectors.squeeze import median3, root_mean_square
+from detectors.squeeze import root_mean_square, smoothing
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, example_pixels, export_onnx
 from models.head import class_logits
@@ -33,7 +33,7 @@ class Views(nn.Module):
         self, image: Tensor, rows: Tensor, columns: Tensor, mix: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         x = self.preprocess(image)
-        smoothed = (median3(x) - x)[:, None]
+        smoothed = smoothing(x, self.grey)[:, None]
         x = x[:, None]
         mixed = x + mix[:, :, None, None, None] * smoothed + noise * self.grey
         across = columns[:, :, None].transpose(3, 4)

@@ -1,4 +1,4 @@
-"""The squeezed view: a 3 x 3 median as a network of minima and maxima, of bounded reach."""
+"""The squeezed view: a 3 x 3 median as a network of minima and maxima, where it moves little."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-REACH = 10.0
-"""Grey levels by which the squeezed view differs from the image, at most."""
+NEAR = 4.0
+"""Grey levels up to which the squeezed view takes the median's place for the pixel's."""
+FAR = 8.0
+"""Grey levels of the median from the pixel at which the pixel stays as it is."""
 
 
 def squeeze(x: Tensor, gain: Tensor) -> Tensor:
-    """Every pixel moved towards the median of its neighbourhood, by ``REACH`` grey levels at most.
+    """Every pixel moved to the median of its neighbourhood, where that is near.
 
     An attack of some grey levels is undone as by the median itself. What a median would take away
-    whole (letters, dead pixels, a detector's dead column) stays, and with it the answer: it is no
-    attack's size.
+    whole (letters, dead pixels, a detector's dead column, sharp edges) stays, and with it the
+    answer: it is no attack's size. A redescending limit, as robust statistics has it (Hampel 1974):
+    a clamp would still move every far pixel by as much as it may.
 
     Args:
         x: ``float32[N, C, H, W]``, the network's input.
@@ -24,8 +27,15 @@ def squeeze(x: Tensor, gain: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
-    reach = REACH * gain
-    return x + torch.maximum(torch.minimum(median3(x) - x, reach), -reach)
+    return x + smoothing(x, gain)
+
+
+def smoothing(x: Tensor, gain: Tensor) -> Tensor:
+    """What ``squeeze`` moves, of its arguments: the median's move up to ``NEAR`` grey levels,
+    nothing from ``FAR``, a share of it that falls linearly between."""
+    move = median3(x) - x
+    share = (FAR - move.abs() / gain) / (FAR - NEAR)
+    return move * share.clamp(0.0, 1.0)
 
 
 def median3(x: Tensor) -> Tensor:

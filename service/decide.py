@@ -66,7 +66,8 @@ def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
 
     The adversarial level decides how grave the verdict is, the quality score which route it takes:
     an image that is far from all that the model was meant for looks suspicious for that reason, and
-    belongs to who looks after image quality, not to the security alarm. A score that is not finite
+    belongs to who looks after image quality, not to the security alarm. What is suspicious needs
+    less to be called so than what is held for its quality alone. A score that is not finite
     is answered by ``policy.on_detector_failure``.
 
     Args:
@@ -75,14 +76,11 @@ def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
     """
     if not math.isfinite(p.fused):
         return _unjudged(policy, "the fused detector gave no finite score")
-    degraded = levels.quality is not None and p.quality <= levels.quality
     for verdict, level in ((Verdict.REJECT, levels.reject), (Verdict.FLAG, levels.flag)):
         if level is not None and p.fused <= level:
             reason = f"fused p-value at or below {verdict} level"
-            if degraded:
-                return Decision(
-                    verdict, Route.QUALITY, f"{reason}, and the quality p-value at its own"
-                )
+            if levels.unusual(p.quality):
+                return Decision(verdict, Route.QUALITY, f"{reason}, and the image is unusual")
             return Decision(verdict, Route.ADVERSARIAL, reason)
     if levels.quality is not None:
         if not math.isfinite(p.quality):

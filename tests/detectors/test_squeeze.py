@@ -6,9 +6,10 @@ import torch
 from feature_cases import assert_exports
 from scipy.ndimage import median_filter
 
-from detectors.squeeze import REACH, median3, squeeze
+from detectors.squeeze import FAR, NEAR, median3, smoothing, squeeze
 
 DRAW = torch.Generator().manual_seed(0)
+GAIN = torch.full((1, 1, 1, 1), 0.02)
 
 
 @pytest.mark.parametrize("size", [(32, 40), (3, 3), (2, 5), (1, 1)])
@@ -26,24 +27,40 @@ def test_every_output_pixel_has_a_gradient() -> None:
 
 
 def test_what_is_no_attack_stays() -> None:
-    """Signs of a few grey levels go; a white letter and a dead column are as they were but for
-    ``REACH`` grey levels."""
-    gain = torch.tensor([0.02]).reshape(1, 1, 1, 1)
+    """Signs of a few grey levels go; a white letter and a dead column stay as they are."""
     smooth = torch.linspace(60, 120, 24).expand(1, 1, 24, 24).contiguous()
     noisy = smooth.clone()
     noisy[..., 6, 6] += 4
     marked = smooth.clone()
     marked[..., 10] = 0
     marked[..., 3:9, 15] = 255
-    undone, kept = (squeeze(x * gain, gain) / gain for x in (noisy, marked))
-    assert (undone - smooth)[..., 1:-1, 1:-1].abs().max().item() < 3
-    torch.testing.assert_close((kept - marked).abs().max().item(), REACH)
-    assert kept[0, 0, 12, 10] == REACH
+    undone, kept = (squeeze(x * GAIN, GAIN) / GAIN for x in (noisy, marked))
+    assert (undone - smooth)[..., 1:-1, 1:-1].abs().max().item() < 1e-3
+    torch.testing.assert_close(kept[..., 1:-1, [10, 15]], marked[..., 1:-1, [10, 15]])
+
+
+@pytest.mark.parametrize(
+    ("above", "moved"),
+    [
+        (NEAR, -NEAR),
+        ((NEAR + FAR) / 2, -(NEAR + FAR) / 4),
+        (FAR + 0.1, 0),
+        (100, 0),
+        (-NEAR, NEAR),
+        (-FAR - 0.1, 0),
+    ],
+)
+def test_how_far(above: float, moved: float) -> None:
+    x = torch.full((1, 1, 5, 5), 90.0)
+    x[..., 2, 2] += above
+    move = smoothing(x * GAIN, GAIN) / GAIN
+    assert move[0, 0, 2, 2].item() == pytest.approx(moved, abs=1e-4)
+    assert move.count_nonzero() == (moved != 0)
 
 
 def test_exports() -> None:
     class Squeeze(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return squeeze(x, torch.full((1, 1, 1, 1), 0.02))
+            return squeeze(x, GAIN)
 
     assert_exports(Squeeze(), lambda n: (torch.rand(n, 1, 16, 16, generator=DRAW),), relative=0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from detectors.bundle import Alphas, CellLevels
+from detectors.bundle import UNUSUAL, Alphas, CellLevels
 from detectors.calibrate import PValues
 from service.decide import Policy, Route, Verdict, decide
 
@@ -12,6 +12,7 @@ CLOSED = Policy(Alphas())
 OPEN = Policy(Alphas(), on_detector_failure="open")
 LEVELS = CellLevels(images=5000, flag=0.01, reject=0.001, quality=0.005)
 NO_REJECT = LEVELS.model_copy(update={"reject": None})
+LAX = CellLevels(images=60, flag=0.05, reject=None, quality=0.05)
 NO_LEVELS = CellLevels(images=5, flag=None, reject=None, quality=None)
 NAN = math.nan
 
@@ -34,7 +35,11 @@ UNJUDGED = (Verdict.REJECT, Route.QUALITY)
         # what the quality score explains is no security alarm, and is held no less
         (0.01, 0.005, LEVELS, CLOSED, DEGRADED, False),
         (0.001, 0.005, LEVELS, CLOSED, (Verdict.REJECT, Route.QUALITY), False),
-        (0.01, 0.0051, LEVELS, CLOSED, FLAG, False),
+        # to call a suspicious image unusual takes less than to hold it for that alone
+        (0.01, UNUSUAL, LEVELS, CLOSED, DEGRADED, False),
+        (0.01, UNUSUAL + 1e-4, LEVELS, CLOSED, FLAG, False),
+        (0.01, 0.05, LAX, CLOSED, DEGRADED, False),
+        (0.01, 0.0501, LAX, CLOSED, FLAG, False),
         (0.0001, 0.5, NO_REJECT, CLOSED, FLAG, False),  # unattainable: the next verdict holds
         (0.0001, 0.0001, NO_LEVELS, CLOSED, ACCEPT, False),
         (NAN, 0.5, LEVELS, CLOSED, UNJUDGED, False),
