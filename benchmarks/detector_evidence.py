@@ -42,7 +42,7 @@ from detectors.fusion import Fusion
 from detectors.guard import DEFAULT, DETECTORS, split_taps
 from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
 from detectors.guard_data import test_examples as judging_examples
-from detectors.history_test import history_test
+from detectors.history_test import HistoryResult, history_test
 from detectors.judgement import HEADLINE_FPR, threshold
 from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.null_test import refitted_null_test
@@ -66,6 +66,7 @@ NOISE = (
     "speckle_noise",
     "impulse_noise",
 )
+CRISP = "sharpen"
 OTHER = ("jpeg", "gaussian_blur", "brightness_up", "contrast_down", "contrast_up", "gamma_down")
 FAMILIES = ("fgsm", "pgd", "cw_linf")
 EPSILONS = (1.0, 2.0, 4.0)
@@ -132,7 +133,7 @@ def gather(model: DiagnosticModel, bench: Bench, data: Path, sizes: argparse.Nam
     shown, few = draw(test, sizes.shifted, seed), draw(test, sizes.others, seed)
     shifts = [
         shifted(shown, kind, level, seed)
-        for kind in NOISE
+        for kind in (*NOISE, CRISP)
         for level in CORRUPTIONS[kind].severities
         if level <= 2
     ]
@@ -304,6 +305,28 @@ def kilobytes(detector: Detector) -> float:
     return sum(value.numel() * value.element_size() for value in detector.buffers()) / 1024
 
 
+def past(judge: Judge, control: str, epsilon: float) -> dict[str, HistoryResult]:
+    """The history test against one benign shift, by detector."""
+    material = judge.material
+    samples, matched = next(p for p in material.shifts if p[0].title == control)
+    hits = [
+        (pair, rows)
+        for pair, rows in successful(material.attacks, material.clean)
+        if pair[0].level == epsilon
+    ]
+    patients = [pair[0].groups[i] for pair, rows in hits for i in rows]
+    results = history_test(
+        {name: judge.score(name, material.clean[1]) for name in JUDGED},
+        {name: judge.score(name, matched) for name in JUDGED},
+        {
+            name: np.concatenate([judge.score(name, pair[1])[rows] for pair, rows in hits])
+            for name in JUDGED
+        },
+        (samples.groups, patients),
+    )
+    return {result.detector: result for result in results}
+
+
 def page(judge: Judge, model: DiagnosticModel, command: str) -> str:
     """Markdown."""
     material, classes = judge.material, len(model.spec.classes)
@@ -315,26 +338,7 @@ def page(judge: Judge, model: DiagnosticModel, command: str) -> str:
         group_numbers(samples.groups),
     )
     null = {result.detector: result for result in nulls}
-    sign = next(p for p in material.shifts if p[0].title == "sign_noise 1")
-    first = [
-        (pair, rows)
-        for pair, rows in successful(material.attacks, material.clean)
-        if pair[0].level == EPSILONS[0]
-    ]
-    rows = [(pair[0].groups[i], judge_rows) for pair, judge_rows in first for i in judge_rows]
-    patients = [group for group, _ in rows]
-    history = {
-        result.detector: result
-        for result in history_test(
-            {name: judge.score(name, measured) for name in JUDGED},
-            {name: judge.score(name, sign[1]) for name in JUDGED},
-            {
-                name: np.concatenate([judge.score(name, p[1])[r] for p, r in first])
-                for name in JUDGED
-            },
-            (sign[0].groups, patients),
-        )
-    }
+    histories = past(judge, "sign_noise 1", 1.0), past(judge, f"{CRISP} 1", 4.0)
     counts = [f"{performance(judge, DEFAULT[0], e)[4]} at {e:g}" for e in EPSILONS]
     lines = [
         "# What every detector adds",
@@ -354,8 +358,8 @@ def page(judge: Judge, model: DiagnosticModel, command: str) -> str:
         "## Alone",
         "",
         "| detector | AUC at 1 | AUC at 2 | AUC at 4 | TPR at 1 / 2 / 4 | worst shift, level 1-2 "
-        "| second site | null test | same history, AUC at 1 | nodes | kB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| second site | null test | same history, AUC at 1 | as crisp, AUC at 4 | nodes | kB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in JUDGED:
         found = [performance(judge, name, epsilon) for epsilon in EPSILONS]
@@ -364,19 +368,22 @@ def page(judge: Judge, model: DiagnosticModel, command: str) -> str:
         detector = judge.detectors[name]
         tprs = " / ".join(f"{100 * f[3]:.0f} %" for f in found)
         aucs = " | ".join(f"{f[0]:.3f} ({f[1]:.2f} to {f[2]:.2f})" for f in found)
-        past = history[name]
+        pasts = " | ".join(
+            f"{history[name].matched:.3f} {'passed' if history[name].passed else 'FAILED'}"
+            for history in histories
+        )
         lines.append(
             f"| {name} | {aucs} | {tprs} | {100 * shares[worst]:.1f} % ({worst}) | "
             f"{100 * site:.1f} % | {null[name].auc:.3f} "
-            f"{'passed' if null[name].passed else 'FAILED'} | {past.matched:.3f} "
-            f"{'passed' if past.passed else 'FAILED'} | {nodes(detector, judge.widths, classes)} | "
-            f"{kilobytes(detector):.0f} |"
+            f"{'passed' if null[name].passed else 'FAILED'} | {pasts} | "
+            f"{nodes(detector, judge.widths, classes)} | {kilobytes(detector):.0f} |"
         )
     lines += [
         "",
         f"Successful attacks: {', '.join(counts)}. *Same history*: attacked images against the "
         "same images with random-sign noise of one grey level, which breaks a JPEG grid as an "
-        "attack does (`detectors/history_test.py`).",
+        "attack does (`detectors/history_test.py`). *As crisp*: against sharpened images, "
+        "which one JPEG generation less or another site's edge enhancement look like.",
         "",
         "## In the fusion",
         "",

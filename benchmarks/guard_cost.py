@@ -26,6 +26,7 @@ from benchmarks.stand_in import guarded, resnet
 from detectors.bundle import Bundle
 from detectors.feature_graph import feature_graph
 from detectors.fit import FITTED_ON, fit_guard
+from detectors.grain import Grain
 from detectors.guard import DEFAULT, fuse
 from detectors.measured_split import MeasuredSplit
 from models.diagnostic import DiagnosticModel
@@ -51,7 +52,8 @@ def always_on(bundle: Bundle, model: DiagnosticModel) -> bytes:
         len(bundle.manifest.model.classes),
         names,
     )
-    return fuse(feature_graph(model, squeezed=False), guard).SerializeToString()
+    features = feature_graph(model, squeezed=False, grain=Grain.name in names)
+    return fuse(features, guard).SerializeToString()
 
 
 def milliseconds(engine: OnnxEngine, images: np.ndarray, outputs: tuple[str, ...]) -> float:
