@@ -39,6 +39,7 @@ from detectors.feature_graph import feature_graph
 from detectors.features import Features
 from detectors.fit import tap_widths
 from detectors.fusion import Fusion
+from detectors.grain import Grain
 from detectors.guard import DEFAULT, DETECTORS, split_taps
 from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
 from detectors.guard_data import test_examples as judging_examples
@@ -278,10 +279,13 @@ class Alone(nn.Module):
         super().__init__()
         self.detector, self.widths = detector, widths
 
-    def forward(self, taps: Tensor, logits: Tensor, squeezed: Tensor, change: Tensor) -> Tensor:
+    def forward(
+        self, taps: Tensor, logits: Tensor, squeezed: Tensor, change: Tensor, grain: Tensor
+    ) -> Tensor:
         none = logits[:, :0]
+        each = split_taps(taps, self.widths)
         score: Tensor = self.detector(
-            Features(split_taps(taps, self.widths), logits, squeezed, change, none, none, none)
+            Features(each, logits, squeezed, change, none, none, none, grain)
         )
         return score
 
@@ -293,6 +297,7 @@ def nodes(detector: Detector, widths: tuple[int, ...], classes: int) -> int:
         "logits": torch.randn(3, classes),
         "squeezed": torch.randn(3, classes),
         "change": torch.rand(3),
+        "grain": torch.randn(3, detector.width if isinstance(detector, Grain) else 0),
     }
     graph = export_onnx(
         Alone(detector, widths), examples, ("score",), {name: (0,) for name in examples}
