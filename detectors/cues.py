@@ -77,6 +77,11 @@ class Cues(nn.Module, ABC):
         self.register_buffer("scale", 1 / scale)
         return (result - location) / scale
 
+    def in_units(self, zero: Tensor, unit: Tensor) -> None:
+        """From now on ``(z - zero) / unit``, ``float32[Q]`` each, in place of ``z``."""
+        self.location = self.location + zero / self.scale
+        self.scale = self.scale / unit
+
     def forward(self, taps: Taps) -> Tensor:
         """``float32[N, Q]``."""
         return (self.raw(taps) - self.location) * self.scale

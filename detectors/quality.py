@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 from torch import Tensor
@@ -11,13 +12,23 @@ from detectors.detector import Detector
 from detectors.features import Features
 from detectors.mahalanobis import TapDistances
 
+TAIL = 0.01
+"""Share of benign images, the farthest in an aspect, that its unit comes from."""
+FEWEST = 3
+"""Images that make it, at least."""
+
 
 class Quality(Detector):
-    """``max_l z_l`` over the standardised Mahalanobis distances of all taps and of the picture's
-    own statistics (``detectors.picture``).
+    """``max_l t_l`` over the log Mahalanobis distances of all taps and of the picture's own
+    statistics (``detectors.picture``).
 
     Learnt from benign images alone: another modality, a photograph or heavy degradation is far at
     some depth or in some aspect, and where the image looks typical must not excuse it.
+
+    ``t_l`` is 0 at the median of benign images and 1 at the mean of the farthest 1 % of them, each
+    measured without itself. In units of a deviation, which says nothing of tails, the aspect with
+    the longest one, a tap, would drown the others: an eye or a scan is farther in its picture
+    than all skin lesions, and no farther in the taps than a few of them.
 
     The distances are its own, fitted on clean images. A ``Mahalanobis`` detector's are fitted on
     shifted ones too: it must be blind to them, and this score must not.
@@ -39,12 +50,16 @@ class Quality(Detector):
     ) -> Self:
         benign_groups, _ = split_groups(groups, len(labels), len(adversarial.logits))
         self.picture_width = benign.picture.shape[1]
-        self.distances.fit(_aspects(benign), labels, benign_groups)
+        seen = _aspects(benign)
+        z = self.distances.held_out(seen, labels, benign_groups, seen, benign_groups)
+        typical = z.quantile(0.5, dim=0)
+        far = z.topk(min(max(FEWEST, math.ceil(TAIL * len(z))), len(z)), dim=0).values.mean(dim=0)
+        self.distances.in_units(typical, (far - typical).clamp(min=1e-3))
         return self
 
     def forward(self, features: Features) -> Tensor:
-        z: Tensor = self.distances(_aspects(features))
-        return z.amax(dim=1)
+        t: Tensor = self.distances(_aspects(features))
+        return t.amax(dim=1)
 
 
 def _aspects(features: Features) -> tuple[Tensor, ...]:

@@ -10,9 +10,11 @@ from sklearn.neighbors import KernelDensity as SklearnDensity
 
 from detectors.bank import subsample
 from detectors.detector import Detector
+from detectors.features import Features
 from detectors.kd import KernelDensity, left_out_log_density, likeliest_bandwidth
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis, TapDistances
+from detectors.quality import Quality
 from detectors.tle import TightLid, tight_lid
 
 BENIGN, LABELS = gaussian(300, seed=1)
@@ -143,6 +145,29 @@ def test_fresh_benign_images_are_typical_to_the_quality_score() -> None:
     distances = TapDistances().fit(small.taps, LABELS[:60], torch.arange(60))
     fresh, _ = gaussian(400, seed=8)
     assert distances(fresh.taps).mean().item() == pytest.approx(0, abs=0.3)
+
+
+def test_no_tap_drowns_another_by_its_long_tail() -> None:
+    """Quality is 0 where benign images are typical and 1 where a hundredth of them are at their
+    farthest, however long an aspect's tail."""
+    rng = np.random.default_rng(5)
+
+    def features(n: int) -> Features:
+        even = rng.normal(size=(n, 8))
+        long = rng.normal(size=(n, 8)) * np.exp(rng.standard_t(3, size=(n, 1)))
+        taps = tuple(torch.from_numpy(tap).float() for tap in (even, long))
+        return BENIGN.rows(torch.zeros(n, dtype=torch.int64))._replace(
+            taps=taps, picture=torch.zeros(n, 0)
+        )
+
+    known = features(1500)
+    quality = Quality().fit(
+        known, torch.arange(1500) % 2, known.rows(torch.arange(0)), torch.arange(1500)
+    )
+    fresh = quality.distances(features(4000).taps)
+    assert fresh.median(dim=0).values.tolist() == pytest.approx([0, 0], abs=0.05)
+    for share in (fresh > 1).float().mean(dim=0).tolist():
+        assert 0.001 < share < 0.01
 
 
 def test_one_group_is_no_reference() -> None:
