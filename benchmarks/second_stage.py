@@ -132,9 +132,11 @@ def main() -> None:
     page = [
         "# Two stages", "",
         f"`python benchmarks/second_stage.py --bundle {' --bundle '.join(map(str, chosen.bundle))} "
-        f"--data {chosen.data.name} --images {chosen.images} --aware-images {chosen.aware_images} "
-        f"--steps {chosen.steps}`; {spec.name}, {len(clean)} test images ({len(few)} by those who "
-        f"know the guard); {describe()}.", "",
+        f"--data {chosen.data.name} --model {chosen.model or spec.name} --images {chosen.images} "
+        f"--families {chosen.families} --epsilons {' '.join(f'{e:g}' for e in chosen.epsilons)} "
+        f"--aware '{chosen.aware}' --aware-images {chosen.aware_images} --steps {chosen.steps}`; "
+        f"{spec.name}, {len(clean)} test images ({len(few) if names else 0} by those who know the "
+        f"guard); {describe()}.", "",
         "## Attackers who know the model", "", *header, *rows, "",
         "## Attackers who know the guard, by views of their own drawing", "",
         *header, *aware_rows, "",
