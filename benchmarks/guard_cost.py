@@ -22,12 +22,12 @@ import torch
 from safetensors.numpy import load
 
 from benchmarks.resnets import DEPTHS
-from benchmarks.stand_in import guarded, resnet
+from benchmarks.stand_in import ONE_PASS, guarded, resnet
 from detectors.bundle import Bundle
 from detectors.feature_graph import feature_graph
 from detectors.fit import FITTED_ON, fit_guard
 from detectors.grain import Grain
-from detectors.guard import DEFAULT, fuse
+from detectors.guard import fuse
 from detectors.measured_split import MeasuredSplit
 from models.diagnostic import DiagnosticModel
 from models.engine import READING
@@ -76,8 +76,7 @@ def stand_ins(name: str) -> tuple[DiagnosticModel, dict[str, bytes]]:
     """The same under stand-in guards, and the model."""
     model = resnet(name) if name in DEPTHS else load_model(name)
     assert isinstance(model, DiagnosticModel)
-    one_pass = tuple(detector for detector in DEFAULT if detector != "agreement")
-    made = (export_bare(model), guarded(model, one_pass), guarded(model))
+    made = (export_bare(model), guarded(model, ONE_PASS), guarded(model))
     return model, dict(zip(GRAPHS, made, strict=True))
 
 

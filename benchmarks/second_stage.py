@@ -129,6 +129,10 @@ def main() -> None:
         again = "-" if entry is None else f"{np.mean(scores >= entry.threshold):.3f}"
         held = f"{np.mean(~candidate.clean.accepted):.3f}"
         costs.append(f"| {candidate.bundle.directory.name} | {ratio} | {again} | {held} |")
+    knowing_section = [
+        "## Attackers who know the guard, by views of their own drawing", "",
+        *header, *aware_rows, "",
+    ]  # fmt: skip
     page = [
         "# Two stages", "",
         f"`python benchmarks/second_stage.py --bundle {' --bundle '.join(map(str, chosen.bundle))} "
@@ -138,8 +142,7 @@ def main() -> None:
         f"{spec.name}, {len(clean)} test images ({len(few) if names else 0} by those who know the "
         f"guard); {describe()}.", "",
         "## Attackers who know the model", "", *header, *rows, "",
-        "## Attackers who know the guard, by views of their own drawing", "",
-        *header, *aware_rows, "",
+        *(knowing_section if names else ()),
         "## Cost", "", *costs, "",
     ]  # fmt: skip
     print("\n".join(page))

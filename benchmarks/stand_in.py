@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.resnets import build
+from detectors.agreement import Agreement
 from detectors.bundle import (
     CALIBRATION,
     GRAPH,
@@ -37,6 +38,8 @@ from models.spec import ModelSpec, Preprocessing
 
 CLEAN, BENIGN, ATTACKED = 500, 1000, 640
 """Images of a split as ``lazaret fit`` takes them: 500 clean ones, shifted ones, attacked ones."""
+ONE_PASS = tuple(name for name in DEFAULT if name != Agreement.name)
+"""The default detectors that need no second forward pass."""
 
 
 def resnet(name: str, side: int = 224) -> DiagnosticModel:

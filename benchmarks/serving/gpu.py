@@ -30,7 +30,7 @@ from benchmarks.page import command_of, publish
 from benchmarks.resnets import DEPTHS
 from benchmarks.serving.__main__ import picture
 from benchmarks.serving.scaling import measure, numbers
-from benchmarks.stand_in import resnet, write_stand_in
+from benchmarks.stand_in import ONE_PASS, resnet, write_stand_in
 from detectors.bundle import GRAPH, Bundle
 from detectors.guard import DEFAULT
 from models.diagnostic import DiagnosticModel
@@ -48,7 +48,7 @@ BATCHES = (1, FULL)
 SIDE = 256
 """Rows and columns of the benchmark's JPEG at a quarter of its size."""
 BARE = "bare.onnx"
-GUARDS = {GRAPHS[1]: tuple(d for d in DEFAULT if d != "agreement"), GRAPHS[2]: DEFAULT}
+GUARDS = {GRAPHS[1]: ONE_PASS, GRAPHS[2]: DEFAULT}
 
 
 class Runs(Protocol):

@@ -21,17 +21,15 @@ from pathlib import Path
 from benchmarks.serving.__main__ import picture
 from benchmarks.serving.contestants import Contestant, lazaret, peers
 from benchmarks.serving.measure import load, started, write_script
-from benchmarks.stand_in import resnet, write_stand_in
+from benchmarks.stand_in import ONE_PASS, resnet, write_stand_in
+from detectors.guard import DEFAULT
 from models.export import export_bare
 from models.machine import describe
 
 PORT = 18_200
 AT_ONCE = 8
 SIDE = 224
-GUARDS = {
-    "first stage alone": ("kd", "mahalanobis", "grain"),
-    "agreement too": ("kd", "mahalanobis", "agreement", "grain"),
-}
+GUARDS = {"first stage alone": ONE_PASS, "agreement too": DEFAULT}
 PEERS = ("mosec", "FastAPI on uvicorn")
 
 

@@ -1,5 +1,6 @@
 """``lazaret score``, ``bundle`` and ``doctor`` on real files."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 from tiny_bundle import ACCEPTED, REJECTED, flat
 from typer.testing import CliRunner
 
+from detectors.guard import DEFAULT
 from service.cli import app
+from service.cli.fit import fit
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +63,8 @@ def test_doctor_says_what_to_fix(bundle: Path, tmp_path: Path) -> None:
 def test_help_has_an_example(command: list[str]) -> None:
     status, output = lazaret(*command, "--help")
     assert (status, "Example:" in output) == (0, True)
+
+
+def test_fit_takes_the_default_detectors() -> None:
+    """The command's words are its own, since importing the detectors would load torch."""
+    assert inspect.signature(fit).parameters["detectors"].default == ",".join(DEFAULT)
