@@ -51,12 +51,18 @@ FIT_SHIFTS = (
     ("burned_in_text", 2),
     ("collimation", 1),
     ("collimation", 2),
+    ("contrast_down", 2),
+    ("gamma_down", 2),
+    ("brightness_down", 2),
+    ("brightness_up", 2),
+    ("defocus_blur", 2),
 )
 """Benign shifts, with severity, that every guard is fitted to pass: mild ones, as small as an
 attack of 1/255, and noise of ten times that size, which must not be taken for one. What squeezing
 takes out again, noise and a detector's dead columns, is what looks most like an attack: it is here
-at both mild severities; so is what else raised alarms, labels and collimators. Noise of 1 to 3 grey
-levels and edge enhancement stand for sites and histories whose images are crisper."""
+at both mild severities; so is what else raised alarms: labels, collimators, a flatter, darker or
+brighter image, one out of focus. Noise of 1 to 3 grey levels and edge enhancement stand for sites
+and histories whose images are crisper."""
 
 
 def shifted(clean: Samples, name: str, severity: int, seed: int) -> Samples:

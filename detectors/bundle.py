@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from detectors.calibrate import Calibration, Cell, PValues, assured_level
+from detectors.calibrate import Calibration, Cell, PValues, assured_level, expected_level
 from detectors.manifest_file import MANIFEST, BundleProblem, Refusal, read_manifest
 from detectors.signature import check_signature
 from models.spec import ModelSpec
@@ -49,7 +49,11 @@ class Alphas(BaseModel):
 
 
 class CellLevels(BaseModel):
-    """What one class's calibration images can support. None: too few images for that level."""
+    """What one class's calibration images can support. None: too few images for that level.
+
+    ``flag`` and ``reject`` are assured with 95 % confidence. ``quality`` keeps to its rate on
+    average: it cries no attack, and an assured level lies, where images are few, beyond the
+    strangest of them, one of which may look like nothing that the model was meant for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,7 +75,7 @@ def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:
         images=n,
         flag=assured_level(n, alphas.flag),
         reject=assured_level(n, alphas.reject),
-        quality=assured_level(n, alphas.quality),
+        quality=expected_level(len(cell.quality), alphas.quality),
     )
 
 
@@ -132,8 +136,7 @@ class Manifest(BaseModel):
     """Width of every tap, in the order in which the graph's ``taps`` output joins them."""
     alphas: Alphas = Alphas()
     levels: tuple[CellLevels, ...]
-    """Per class: the nominal p-value at or below which a verdict is given, corrected for the
-    calibration set's size so that the realised FPR keeps to ``alphas`` with 95 % confidence."""
+    """Per class: the p-value at or below which a verdict is given."""
     source_levels: dict[str, OwnLevels] = {}
     """The same for sources with calibration images enough of their own: clients and PACS peers by
     the name they have at serving. None: the class's levels."""

@@ -82,9 +82,21 @@ def assured_level(n: int, alpha: float, confidence: float = 0.95) -> float | Non
     return best
 
 
+def expected_level(n: int, alpha: float) -> float | None:
+    """The largest level whose realised FPR is ``alpha`` at most on average over calibration sets,
+    ``rank / (n + 1)``; None when ``n`` is too small for any (Vovk et al. 2005, proposition 2.3)."""
+    flagged = rank(n, alpha)
+    return flagged / (n + 1) if flagged else None
+
+
 def images_needed(alpha: float, confidence: float = 0.95) -> int:
     """The smallest calibration cell for which ``assured_level`` exists: ``(1-alpha)^n <= 1-c``."""
     return int(np.ceil(np.log(1 - confidence) / np.log(1 - alpha)))
+
+
+def images_needed_on_average(alpha: float) -> int:
+    """The smallest calibration cell for which ``expected_level`` exists."""
+    return math.ceil(1 / alpha - 1e-9) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,7 @@ class Cell:
 
     fused: Scores
     quality: Scores
+    """``float32[m]``: the class's own, or those of all classes where it has too few."""
     detectors: Scores
     """``float32[n, D]``, every column sorted on its own."""
 
@@ -115,22 +128,33 @@ class Calibration:
 
     @classmethod
     def learn(
-        cls, readings: Readings, classes: int, sources: Sequence[str] = (), least: int = 1
+        cls,
+        readings: Readings,
+        classes: int,
+        sources: Sequence[str] = (),
+        least: int = 1,
+        least_quality: int = 1,
     ) -> Self:
         """Sort the scores of benign images that nothing was fitted on into cells by predicted
         class. A class with no image gets an empty cell, whose p-values are all 1.
 
+        A class with too few images to know its own strangest ones shares the quality scores of all:
+        what the model was not meant for is strange to every class, and would else be accepted
+        wherever the model happens to see a rare one in it.
+
         Args:
             sources: of every image, "" where that is not known; none are told apart if empty.
             least: images without which a source has no cell of its own.
+            least_quality: images without which a class has no quality scores of its own.
         """
         predicted = predicted_class(readings.probabilities)
         source = np.array(sources or [""] * len(predicted))
 
         def cell(rows: npt.NDArray[np.bool_]) -> Cell:
+            enough = rows.sum() >= least_quality
             return Cell(
                 np.sort(readings.fused[rows]),
-                np.sort(readings.quality[rows]),
+                np.sort(readings.quality[rows] if enough else readings.quality),
                 np.sort(readings.scores[rows], axis=0),
             )
 

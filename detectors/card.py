@@ -29,8 +29,8 @@ def card(manifest: Manifest) -> str:
         f"Detectors: {', '.join(entry.name for entry in manifest.detectors)}.",
         "",
         f"False-positive rates asked for: flag {manifest.alphas.flag:.2%}, reject "
-        f"{manifest.alphas.reject:.2%}, quality {manifest.alphas.quality:.2%}, each per predicted "
-        "class with 95 % confidence:",
+        f"{manifest.alphas.reject:.2%}, each per predicted class with 95 % confidence; quality "
+        f"{manifest.alphas.quality:.2%} on average:",
         "",
         "| predicted class | calibration images | flag | reject | quality |",
         "|---|---|---|---|---|",

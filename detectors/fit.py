@@ -186,7 +186,11 @@ def fit(
         fused = StagedEngine(graph, looking, stage, EVALUATION_KEY)
     readings = Readings(*run_graph(fused, calibration.images, READING, progress))
     cells = Calibration.learn(
-        readings, len(spec.classes), calibration.sources, images_needed(alphas.flag)
+        readings,
+        len(spec.classes),
+        calibration.sources,
+        least=images_needed(alphas.flag),
+        least_quality=images_needed(alphas.quality),
     )
     levels = tuple(levels_for(cell, alphas) for cell in cells.cells)
     fixture = accept(model, guard, beside, first, cells)

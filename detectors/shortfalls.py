@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detectors.bundle import Manifest
-from detectors.calibrate import images_needed
+from detectors.calibrate import images_needed, images_needed_on_average
 
 WITNESS = "witness follows the model"
 """In a manifest's provenance: ``detectors.side_networks.followed``."""
@@ -16,7 +16,7 @@ def shortfalls(manifest: Manifest) -> list[str]:
     that has not learnt enough."""
     sentences = []
     for name, level in zip(manifest.model.classes, manifest.levels, strict=True):
-        for verdict in ("flag", "reject", "quality"):
+        for verdict in ("flag", "reject"):
             alpha = getattr(manifest.alphas, verdict)
             if getattr(level, verdict) is None:
                 sentences.append(
@@ -24,6 +24,13 @@ def shortfalls(manifest: Manifest) -> list[str]:
                     f"{alpha:.1%}, so that verdict is never given there; it takes "
                     f"{images_needed(alpha)}"
                 )
+        alpha = manifest.alphas.quality
+        if level.quality is None:
+            sentences.append(
+                f"class {name}: too few calibration images of all classes together for quality at "
+                f"{alpha:.1%}, so no image is held for it there; it takes "
+                f"{images_needed_on_average(alpha)}"
+            )
     least = images_needed(manifest.alphas.flag)
     for source, levels in manifest.source_levels.items():
         few = [c for c, own in zip(manifest.model.classes, levels, strict=True) if own is None]

@@ -40,7 +40,8 @@ def standalone(bundle: Bundle) -> onnx.ModelProto:
     constants: dict[str, npt.NDArray[np.generic]] = {
         "fused_table": _table([cell.fused for cell in cells]),
         "quality_table": _table([cell.quality for cell in cells]),
-        "images": np.array([[len(cell) + 1] for cell in cells], np.float32),
+        "fused_images": np.array([[len(cell.fused) + 1] for cell in cells], np.float32),
+        "quality_images": np.array([[len(cell.quality) + 1] for cell in cells], np.float32),
         "flag": _levels([level.flag for level in levels]),
         "reject": _levels([level.reject for level in levels]),
         "quality": _levels([level.quality for level in levels]),
@@ -53,7 +54,7 @@ def standalone(bundle: Bundle) -> onnx.ModelProto:
         helper.make_node("ArgMax", ["probabilities"], [_own("class")], axis=1, keepdims=0),
         *(
             helper.make_node("Gather", [_own(name), _own("class")], [_own(f"{name}_of")], axis=0)
-            for name in ("images", "flag", "reject", "quality")
+            for name in ("fused_images", "quality_images", "flag", "reject", "quality")
         ),
         *_p_value("fused", "p_value"),
         *_p_value("quality", "quality_p_value"),
@@ -118,7 +119,7 @@ def _p_value(score: str, name: str) -> list[onnx.NodeProto]:
         helper.make_node("Cast", [part["above"]], [part["ones"]], to=TensorProto.FLOAT),
         helper.make_node("ReduceSum", [part["ones"], _own("last")], [part["count"]], keepdims=1),
         helper.make_node("Add", [part["count"], _own("one")], [part["plus"]]),
-        helper.make_node("Div", [part["plus"], _own("images_of")], [part["p"]]),
+        helper.make_node("Div", [part["plus"], _own(f"{score}_images_of")], [part["p"]]),
         # x - x is 0 for what is finite and NaN for what is not
         helper.make_node("Sub", [part["column"], part["column"]], [part["null"]]),
         helper.make_node("Equal", [part["null"], _own("zero")], [part["finite"]]),

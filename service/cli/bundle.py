@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from detectors.bundle import Bundle
-from detectors.calibrate import images_needed
+from detectors.calibrate import images_needed, images_needed_on_average
 from detectors.canaries import canaries_of
 from detectors.signature import private_key
 from detectors.signature import sign as write_signature
@@ -57,8 +57,12 @@ def inspect(folder: Folder) -> None:
         levels.add_row(name, str(cell.images), *shown)
     console.print(levels)
     lacking = [
-        f"{name} needs {images_needed(getattr(alphas, name))} images per class"
-        for name in ("flag", "reject", "quality")
+        f"{name} needs {needed(getattr(alphas, name))} images {where}"
+        for name, needed, where in (
+            ("flag", images_needed, "per class"),
+            ("reject", images_needed, "per class"),
+            ("quality", images_needed_on_average, "in all"),
+        )
         if any(getattr(cell, name) is None for cell in manifest.levels)
     ]
     if lacking:
