@@ -136,7 +136,7 @@ class Calibration:
         least_quality: int = 1,
     ) -> Self:
         """Sort the scores of benign images that nothing was fitted on into cells by predicted
-        class. A class with no image gets an empty cell, whose p-values are all 1.
+        class. In a class with no image no score is suspicious: its p-values are 1.
 
         A class with too few images to know its own strangest ones shares the quality scores of all:
         what the model was not meant for is strange to every class, and would else be accepted

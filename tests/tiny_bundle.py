@@ -61,10 +61,12 @@ def write_bundle(directory: Path, name: str = "tiny") -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     fused = np.linspace(0, 0.5, 999, dtype=np.float32)
     quality = np.linspace(0, 0.9, 999, dtype=np.float32)
-    cell = Cell(fused, quality, np.stack([fused, quality], axis=1))
+    detectors = np.stack([fused, quality], axis=1)
+    # a class may have the quality scores of all classes, more than its own images
+    cells = (Cell(fused, quality, detectors), Cell(fused, np.repeat(quality, 2), detectors))
     contents = {
         GRAPH: graph(),
-        CALIBRATION: save(calibration_arrays(Calibration((cell, cell)))),
+        CALIBRATION: save(calibration_arrays(Calibration(cells))),
     }
     for file, data in contents.items():
         (directory / file).write_bytes(data)

@@ -130,7 +130,8 @@ CALIBRATED_FPR = Gauge(
 )
 CALIBRATED_FPR_BOUND = Gauge(
     "lazaret_calibrated_fpr_bound",
-    "What that rate stays below with 95 % confidence over calibration sets",
+    "What that rate stays below: with 95 % confidence over calibration sets, for `quality` on "
+    "average over them",
     (by.MODEL, by.CLASS, by.LEVEL),
 )
 CALIBRATION_IMAGES = Gauge(

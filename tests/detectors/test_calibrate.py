@@ -6,13 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
+from detectors.bundle import Alphas, levels_for
 from detectors.calibrate import (
     Calibration,
     PValues,
     assured_level,
     binomial_cdf,
     conformal_p,
+    expected_level,
     images_needed,
+    images_needed_on_average,
     rank,
 )
 from models.engine import Readings
@@ -36,6 +39,20 @@ def test_too_few_images_assure_nothing() -> None:
     assert assured_level(299, 0.01) == pytest.approx(1 / 300)
     assert images_needed(0.01) == 299
     assert images_needed(0.001) == 2995
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.0075, 0.01, 0.015, 0.08, 1 / 3])
+def test_a_rate_on_average_takes_fewer_images(alpha: float) -> None:
+    n = images_needed_on_average(alpha)
+    assert expected_level(n - 1, alpha) is None
+    assert expected_level(n, alpha) == pytest.approx(1 / (n + 1))
+    assert n < images_needed(alpha)
+    for images in (n, 3 * n, 1000 * n):
+        level = expected_level(images, alpha)
+        assert level is not None
+        flagged = round(level * (images + 1))
+        # of the Beta law of the realised rate
+        assert beta.mean(flagged, images + 1 - flagged) <= alpha + 1e-12
 
 
 @given(st.integers(1, 60), st.integers(0, 60), st.floats(0.001, 0.999))
@@ -83,6 +100,27 @@ def test_each_predicted_class_has_its_own_cell() -> None:
     assert [len(cell) for cell in calibration.cells] == [2, 2, 0]
     p = calibration.p_values(readings)
     assert [found.fused for found in p] == pytest.approx([1.0, 2 / 3, 1.0, 2 / 3])
+
+
+def test_a_rare_class_still_knows_what_no_class_looks_like() -> None:
+    """Ten images tell no strange one apart, and the model may see a rare class in anything."""
+    n, few = 300, 10
+    quality = np.random.default_rng(0).normal(size=n + few).astype(np.float32)
+    usual = np.tile(np.float32([0.9, 0.1]), (n, 1))
+    rare = np.tile(np.float32([0.1, 0.9]), (few, 1))
+    readings = Readings(
+        logits=np.zeros((n + few, 2), np.float32),
+        probabilities=np.concatenate([usual, rare]),
+        scores=quality[:, None],
+        fused=quality,
+        quality=quality,
+    )
+    cells = Calibration.learn(readings, 3, least_quality=299).cells
+    assert [len(cell.quality) for cell in cells] == [n, n + few, n + few]
+    levels = [levels_for(cell, Alphas(flag=0.01, reject=0.01, quality=0.01)) for cell in cells]
+    assert [level.images for level in levels] == [n, few, 0]
+    assert [level.flag is None for level in levels] == [False, True, True]
+    assert [level.quality for level in levels] == pytest.approx([3 / 301, 3 / 311, 3 / 311])
 
 
 def test_a_source_unlike_the_others_gets_the_rate_of_its_own_images() -> None:
