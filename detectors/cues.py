@@ -125,7 +125,11 @@ class CueDetector(Detector, ABC):
         return self
 
     def forward(self, features: Features) -> Tensor:
-        logit: Tensor = self.logistic(self._sides(self.cues(features.taps)))
+        return self.of_cues(self.cues(features.taps))
+
+    def of_cues(self, z: Tensor) -> Tensor:
+        """From ``z``, ``float32[N, Q]``."""
+        logit: Tensor = self.logistic(self._sides(z))
         return logit
 
     def _sides(self, cues: Tensor) -> Tensor:

@@ -14,16 +14,18 @@ from detectors.dfeat import DeepFeatures
 from detectors.features import Features
 from detectors.fusion import Fusion
 from detectors.grain import Grain
+from detectors.joint_distances import JointDistances
 from detectors.kd import KernelDensity
 from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
 from detectors.neighbour_labels import NeighbourLabels
 from detectors.qfeat import QuantisedFeatures
-from detectors.quality import Quality
+from detectors.quality import Quality, aspects
 from detectors.recovery import LayerRecovery
 from detectors.relative import RelativeMahalanobis
 from detectors.residual import Residual
+from detectors.samples import ADDED
 from detectors.tle import TightLid
 from detectors.witness import Witness
 from models.export import export_onnx
@@ -115,9 +117,56 @@ class Guard(nn.Module):
         return scores, self.fusion(scores), self.quality(features)
 
 
+class _OnePass(nn.Module):
+    """A guard as it is exported: the tap distances of all its parts at once. It takes and returns
+    what the guard does, which stays the plain account of it; acceptance compares them."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self.guard = guard
+        self.joined = [
+            i for i, detector in enumerate(guard.detectors) if isinstance(detector, Mahalanobis)
+        ]
+        cues = [guard.detectors[i].cues for i in self.joined]
+        self.distances = JointDistances([*cues, guard.quality.distances])  # type: ignore[list-item]  # Modules to torch
+
+    def forward(
+        self,
+        taps: Tensor,
+        class_logits: Tensor,
+        squeezed_logits: Tensor,
+        squeeze_change: Tensor,
+        witness_logits: Tensor,
+        residual: Tensor,
+        picture: Tensor,
+        grain: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        features = Features(
+            split_taps(taps, self.guard.widths),
+            class_logits,
+            squeezed_logits,
+            squeeze_change,
+            witness_logits,
+            residual,
+            picture,
+            grain,
+        )
+        *own, strange = self.distances(aspects(features))
+        cues = dict(zip(self.joined, own, strict=True))
+        scores = torch.stack(
+            [
+                detector.of_cues(cues[i]) if i in cues else detector(features)  # type: ignore[operator]  # Modules to torch
+                for i, detector in enumerate(self.guard.detectors)
+            ],
+            dim=1,
+        )
+        return scores, self.guard.fusion(scores), self.guard.quality.of_distances(strange)
+
+
 def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
     """The fused graph: ``features`` (``feature_graph``) followed by the exported ``guard``, with
-    the outputs of both."""
+    the outputs of both, but for those of the views and networks that this guard lacks: ONNX Runtime
+    computes every output, whether it is asked for or not."""
     examples = {
         "taps": torch.randn(3, sum(guard.widths)),
         "class_logits": torch.randn(3, guard.classes),
@@ -128,15 +177,20 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "picture": torch.randn(3, guard.quality.picture_width),
         "grain": torch.randn(3, sum(d.width for d in guard.detectors if isinstance(d, Grain))),
     }
+    lacking = {
+        *(() if guard.squeezes else ("squeeze_change",)),
+        *(name for name in ADDED if examples[name].numel() == 0),
+    }
+    made = [output.name for output in features.graph.output]
     tail = onnx.load_from_string(
-        export_onnx(guard, examples, OUTPUTS, {name: (0,) for name in INPUTS})
+        export_onnx(_OnePass(guard), examples, OUTPUTS, {name: (0,) for name in INPUTS})
     )
     read = [value.name for value in tail.graph.input]
     return compose(
         {"model": features, "guard": tail},
         {f"guard/{name}": f"model/{name}" for name in read},
         {
-            **{name: f"model/{name}" for name in (output.name for output in features.graph.output)},
+            **{name: f"model/{name}" for name in made if name not in lacking},
             **{name: f"guard/{name}" for name in OUTPUTS},
         },
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from detectors.bundle import Bundle, levels_of
 from detectors.evaluation import Estimate, Knowledge
-from detectors.samples import ADDED, FIELDS, Measured, Samples, measured_of, run_graph
+from detectors.samples import FIELDS, Measured, Samples, fields_of, measured_of, run_graph
 from detectors.statistics import bootstrap_over_groups, proportion_interval
 from models.engine import READING, Readings
 from models.onnx_engine import OnnxEngine
@@ -60,7 +60,7 @@ def judge(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Judgement:
     """Read samples with the fused graph and apply the bundle's levels."""
-    fields = [name for name in FIELDS[1:] if name not in ADDED or name in engine.output_names]
+    fields = fields_of(engine)[1:]
     outputs = run_graph(engine, samples.images, (*READING, *fields), progress)
     readings = Readings(*outputs[: len(READING)])
     measured = measured_of((FIELDS[0], *fields), (readings.probabilities, *outputs[len(READING) :]))

@@ -40,7 +40,7 @@ class KernelDensity(Detector):
     weight: Tensor
     constants: Tensor
 
-    def __init__(self, bandwidth: float | None = None, bank: int = 1000, seed: int = 0) -> None:
+    def __init__(self, bandwidth: float | None = None, bank: int = 500, seed: int = 0) -> None:
         super().__init__()
         self.bandwidth, self.bank, self.seed = bandwidth, bank, seed
 
@@ -103,7 +103,8 @@ class KernelDensity(Detector):
 
     def forward(self, features: Features) -> Tensor:
         tap = features.taps[-1]
-        norm = (tap - self.mean).square().sum(dim=1, keepdim=True)
+        x = tap - self.mean
+        norm = (x * x).sum(dim=1, keepdim=True)  # not a power, which takes twice as long
         own = self.constants.index_select(0, features.predicted)
         exponent = torch.addmm(own, torch.cat([tap, norm], dim=1), self.weight)
         return -torch.logsumexp(exponent, dim=1)

@@ -47,11 +47,12 @@ class Picture(nn.Module):
     lesion may look like a lung; its texture and its layout do not.
     """
 
-    bands: Tensor
+    third: Tensor
+    further: Tensor
     first: Tensor
-    rows: Tensor
-    columns: Tensor
+    areas: Tensor
     details: Tensor
+    lower: Tensor
     slopes: Tensor
     thresholds: Tensor
     gain: Tensor
@@ -66,7 +67,10 @@ class Picture(nn.Module):
         self.levels = max(2, min(LEVELS, int(math.log2(min(height, width) / LAYOUT))))
         signs = torch.tensor([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
         bands = signs.float().reshape(4, 1, 2, 2) / 4
-        self.register_buffer("bands", bands)
+        # A later level is made from the mean alone, the first of the bands. With weights of zero
+        # for the others it need not be copied out of them.
+        self.register_buffer("third", functional.pad(bands, (0, 0, 0, 0, 0, 6)))
+        self.register_buffer("further", functional.pad(bands, (0, 0, 0, 0, 0, 3)))
         # The first two levels at once, on areas of 4 x 4 pixels: the mean, the second level's
         # bands, and the first level's in one corner of each area, which is enough of them.
         mean_first = bands.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
@@ -76,15 +80,21 @@ class Picture(nn.Module):
             each = torch.eye(3)[:, :, None, None].expand(3, 3, 4, 4) / 16
             first = torch.cat([first.expand(7, 3, 4, 4) / 3, each])
         self.register_buffer("first", first)
-        self.register_buffer("rows", _areas(height >> self.levels))
-        self.register_buffer("columns", _areas(width >> self.levels).T.contiguous())
+        rows, columns = _areas(height >> self.levels), _areas(width >> self.levels)
+        self.register_buffer("areas", torch.kron(rows, columns).T.contiguous())
         means = {0, *range(7, 7 + 4 * (self.levels - 2), 4)}
         channels = range(7 + 4 * (self.levels - 2))  # of all convolutions
-        self.register_buffer("details", torch.tensor([i for i in channels if i not in means]))
+        details = torch.tensor([i for i in channels if i not in means])
+        self.register_buffer("details", details)
+        # by level, then by height: the six bands of the first two levels come at once
+        first_two, later = details[:6], details[6:].reshape(-1, 3)
+        heights = len(channels) * torch.arange(len(HEIGHTS))[:, None]
+        lower = torch.cat([(heights + bands).flatten() for bands in (first_two, *later)])
+        self.register_buffer("lower", lower)
         gain, bias = preprocess.gain.detach().clone(), preprocess.bias.detach().clone()
         scale, black = float(255 * gain.mean()), float(bias.mean())
         self.register_buffer("grey", gain.mean())
-        self.register_buffer("heights", gain.mean() * torch.tensor(HEIGHTS)[:, None, None, None])
+        self.register_buffer("heights", gain.mean() * torch.tensor(HEIGHTS)[:, None, None])
         # of the picture as it is, and of the picture centred and of unit length
         self.length = (height >> self.levels) * (width >> self.levels)
         slopes = torch.tensor([SOFTNESS / scale, SOFTNESS / 2 * self.length**0.5])
@@ -115,14 +125,15 @@ class Picture(nn.Module):
         bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
             bands = quarter[:, :7]
-        amplitudes = [torch.linalg.vector_norm(bands, dim=(2, 3))]
-        grain = [self._lower(bands)]
-        for _ in range(self.levels - 2):
-            bands = functional.conv2d(bands[:, :1], self.bands, stride=2)
-            amplitudes.append(torch.linalg.vector_norm(bands, dim=(2, 3)))
-            grain.append(self._lower(bands))
-        lower = (torch.cat(grain, dim=1) / self.grey).clamp(min=FINEST).log()
-        texture = torch.cat(amplitudes, dim=1).index_select(1, self.details)
+        measured = [self._measured(bands)]
+        for level in range(2, self.levels):
+            weight = self.third if level == 2 else self.further
+            bands = functional.conv2d(bands, weight, stride=2)
+            measured.append(self._measured(bands))
+        energies, below = zip(*measured, strict=True)
+        lower = torch.cat(below, dim=2).flatten(1).index_select(1, self.lower)
+        grain = (lower / self.grey).clamp(min=FINEST).log()
+        texture = torch.cat(energies, dim=1).index_select(1, self.details).sqrt()
         gray = bands[:, 0]
         flat = gray.flatten(1)
         mean = flat.mean(dim=1, keepdim=True)
@@ -131,19 +142,18 @@ class Picture(nn.Module):
         both = torch.cat([flat, centred / contrast], dim=1).reshape(-1, 2, 1, self.length)
         brighter = torch.sigmoid(both * self.slopes - self.thresholds).mean(dim=3).flatten(1)
         # as many pixels are in every area: they are as centred as the pixels
-        layout = torch.matmul(torch.matmul(self.rows, centred.reshape(gray.shape)), self.columns)
-        layout = layout.flatten(1)
+        layout = torch.matmul(centred, self.areas)
         spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
         logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
         colour = [self._colour(quarter[:, 7:])] if self.colour else []
-        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1), lower
+        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1), grain
 
-    def _lower(self, bands: Tensor) -> Tensor:
-        """``float32[N, 3 B]``: mean amplitudes of the B bands after the first, which is a mean,
-        below each height."""
-        # the first goes along: to leave it out would copy all others
-        below = torch.minimum(bands[:, None].abs(), self.heights).mean(dim=(3, 4))
-        return below[:, :, 1:].flatten(1)
+    def _measured(self, bands: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of squares of all bands, ``float32[N, B]``, and their mean amplitudes below each
+        height, ``float32[N, 3, B]``. Over one axis, and no norms: ONNX Runtime is faster so."""
+        flat = bands.flatten(2)
+        below = torch.minimum(flat[:, None].abs(), self.heights).mean(dim=3)
+        return (flat * flat).sum(dim=2), below
 
     def _colour(self, quarter: Tensor) -> Tensor:
         """From three channels of a quarter of the side, ``float32[N, 5]``: mean and spread of two

@@ -50,7 +50,7 @@ class Quality(Detector):
     ) -> Self:
         benign_groups, _ = split_groups(groups, len(labels), len(adversarial.logits))
         self.picture_width = benign.picture.shape[1]
-        seen = _aspects(benign)
+        seen = aspects(benign)
         z = self.distances.held_out(seen, labels, benign_groups, seen, benign_groups)
         typical = z.quantile(0.5, dim=0)
         far = z.topk(min(max(FEWEST, math.ceil(TAIL * len(z))), len(z)), dim=0).values.mean(dim=0)
@@ -58,10 +58,15 @@ class Quality(Detector):
         return self
 
     def forward(self, features: Features) -> Tensor:
-        t: Tensor = self.distances(_aspects(features))
+        return self.of_distances(self.distances(aspects(features)))
+
+    def of_distances(self, t: Tensor) -> Tensor:
+        """From ``t_l``, ``float32[N, L]``."""
         return t.amax(dim=1)
 
 
-def _aspects(features: Features) -> tuple[Tensor, ...]:
+def aspects(features: Features) -> tuple[Tensor, ...]:
+    """What an image is measured in: every tap, ``float32[N, d_l]``, and the picture's own
+    statistics."""
     seen = (features.picture,) if features.picture.shape[1] else ()  # an older bundle has none
     return *features.taps, *seen

@@ -126,8 +126,9 @@ FIELDS = (
     "grain",
 )
 ADDED = FIELDS[5:]
-"""Outputs that graphs fitted before there were student, residual network and statistics of the
-picture (grain among them) lack: empty there."""
+"""Outputs that graphs lack which have no student or no residual network, or were fitted before
+there were statistics of the picture (grain among them): empty there."""
+_MAY_LACK = ("squeeze_change", *ADDED)
 
 
 def run_graph(
@@ -159,14 +160,21 @@ def measure(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Measured:
     """Run the feature graph (or a fused one, which has its outputs too) over ``samples``."""
-    names = [name for name in FIELDS if name not in ADDED or name in engine.output_names]
+    names = fields_of(engine)
     return measured_of(names, run_graph(engine, samples.images, names, progress))
 
 
+def fields_of(engine: OnnxEngine) -> list[str]:
+    """Those of ``FIELDS`` that the engine's graph gives."""
+    return [name for name in FIELDS if name not in _MAY_LACK or name in engine.output_names]
+
+
 def measured_of(names: Sequence[str], values: Sequence[Floats]) -> Measured:
-    """From outputs by name; one of ``ADDED`` that is missing is empty."""
+    """From outputs by name. One of ``ADDED`` that is missing is empty, and without a squeezed view
+    squeezing changed nothing."""
     found = dict(zip(names, values, strict=True))
     nothing = np.zeros((len(found["taps"]), 0), np.float32)
+    found.setdefault("squeeze_change", np.zeros(len(nothing), np.float32))
     return Measured(*(found.get(name, nothing) for name in FIELDS))
 
 

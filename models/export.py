@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -104,8 +105,38 @@ def _pooling(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             nodes.append(node)
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(_joined_before(nodes, {value.name for value in graph.output}))
     return model
+
+
+def _joined_before(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """With pooled activations joined before they are flattened, again on the blocked layout: one
+    copy back into order in place of one each."""
+    pooled = {
+        node.output[0]: node.input[0]
+        for node in nodes
+        if node.op_type == "Flatten" and node.input[0] == f"{node.output[0]}_positions"
+    }
+    result = []
+    for node in nodes:
+        values = list(node.input)
+        run = len(list(itertools.takewhile(pooled.__contains__, values)))
+        if node.op_type != "Concat" or node.attribute[0].i != 1 or run < 2:
+            result.append(node)
+            continue
+        name = node.name
+        result += [
+            helper.make_node(
+                "Concat", [pooled[v] for v in values[:run]], [f"{name}_positions"],
+                f"{name}_pooled", axis=1,
+            ),
+            helper.make_node(
+                "Flatten", [f"{name}_positions"], [f"{name}_flat"], f"{name}_flatten", axis=1
+            ),
+            helper.make_node("Concat", [f"{name}_flat", *values[run:]], node.output, name, axis=1),
+        ]  # fmt: skip
+    used = outputs | {value for node in result for value in node.input}
+    return [node for node in result if node.output[0] not in pooled or node.output[0] in used]
 
 
 def _without_notes(model: onnx.ModelProto) -> bytes:

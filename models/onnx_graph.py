@@ -187,8 +187,36 @@ def compose(
             graph.node.append(helper.make_node("Identity", [source], [output]))
         graph.output.append(_named(output, types[source]))
     _rename(graph, names)
+    _prune(graph)
     _check(joined, "the joined graph")
     return joined
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Without what no output needs: ONNX Runtime would compute it."""
+    needed = {output.name for output in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if needed.isdisjoint(node.output):
+            continue
+        nodes.append(node)
+        needed |= set(node.input) | _captured(node)
+    del graph.node[:]
+    graph.node.extend(reversed(nodes))
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """Values of the graph that the node's own subgraphs read."""
+    return {
+        value
+        for attribute in node.attribute
+        for inner in (attribute.g, *attribute.graphs)
+        for inside in inner.node
+        for value in (*inside.input, *_captured(inside))
+    } | {o.name for a in node.attribute for inner in (a.g, *a.graphs) for o in inner.output}
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:

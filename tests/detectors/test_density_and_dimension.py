@@ -11,6 +11,7 @@ from sklearn.neighbors import KernelDensity as SklearnDensity
 from detectors.bank import subsample
 from detectors.detector import Detector
 from detectors.features import Features
+from detectors.joint_distances import JointDistances
 from detectors.kd import KernelDensity, left_out_log_density, likeliest_bandwidth
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis, TapDistances
@@ -54,8 +55,8 @@ def test_copies_of_an_image_do_not_shrink_the_bandwidth() -> None:
     copies = BENIGN.rows(twice)
     groups = torch.cat([twice, torch.arange(1000, 1300)])
     once = KernelDensity().fit(BENIGN, LABELS, ATTACKED)(FRESH)
-    aware = KernelDensity().fit(copies, LABELS[twice], ATTACKED, groups)(FRESH)
-    blind = KernelDensity().fit(copies, LABELS[twice], ATTACKED)(FRESH)
+    aware = KernelDensity(bank=600).fit(copies, LABELS[twice], ATTACKED, groups)(FRESH)
+    blind = KernelDensity(bank=600).fit(copies, LABELS[twice], ATTACKED)(FRESH)
     torch.testing.assert_close(aware, once, atol=0.05, rtol=0.02)
     assert (blind - once).abs().max() > 1
 
@@ -175,3 +176,18 @@ def test_one_group_is_no_reference() -> None:
     for detector in (KernelDensity(), Lid(), TightLid(), Mahalanobis()):
         with pytest.raises(ValueError, match="patients"):
             detector.fit(BENIGN, LABELS, ATTACKED, groups)
+
+
+def test_distances_measured_together_are_each_sets_own() -> None:
+    """As a bundle computes them: a detector's and the quality score's in one pass, though one has
+    an aspect more and has seen a class less."""
+    picture = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 5))).float()
+    known = LABELS < 2
+    few = TapDistances().fit(
+        tuple(tap[known] for tap in BENIGN.taps), LABELS[known], torch.arange(int(known.sum()))
+    )
+    all_seen = TapDistances().fit((*BENIGN.taps, picture), LABELS, torch.arange(300))
+    queries = (*FRESH.taps, picture[:50])
+    together = JointDistances([few, all_seen])(queries)
+    torch.testing.assert_close(together[0], few(FRESH.taps), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together[1], all_seen(queries), atol=1e-4, rtol=1e-4)

@@ -108,8 +108,8 @@ def test_every_size_has_its_width_and_exports(side: int, channels: int) -> None:
 
 
 def test_areas_are_means() -> None:
-    rows = picture(200).rows
-    torch.testing.assert_close(rows.sum(dim=1), torch.ones(LAYOUT))
+    areas = picture(200).areas
+    torch.testing.assert_close(areas.sum(dim=0), torch.ones(LAYOUT**2))
 
 
 def test_a_network_that_sees_no_difference_does_not_hide_another_kind_of_picture() -> None:

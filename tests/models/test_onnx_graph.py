@@ -183,6 +183,17 @@ def test_preprocessing_model_and_detectors_joined_are_the_three_in_sequence(mode
     np.testing.assert_allclose(readings.fused, score, atol=1e-5)
 
 
+def test_what_no_output_needs_is_left_out(model):
+    """ONNX Runtime computes every node, whether its value is asked for or not."""
+    tapped_model = with_taps(model, automatic_taps(model))
+    logits = tapped_model.graph.output[0].name
+    alone = compose({"m": tapped_model}, {}, {"logits": f"m/{logits}"})
+    read = {value for node in alone.graph.node for value in node.input} | {"logits"}
+    assert all(read & set(node.output) for node in alone.graph.node)
+    assert {tensor.name for tensor in alone.graph.initializer} <= read
+    assert len(alone.graph.node) < len(tapped_model.graph.node)
+
+
 def test_a_connection_to_nothing_is_named(model):
     with pytest.raises(GraphProblem, match="model/x is to read preprocess/y"):
         compose({"model": model}, {"model/x": "preprocess/y"}, {"logits": "model/logits"})
