@@ -70,8 +70,9 @@ def read_with_torch(
             view = squeeze(x, model.preprocess.gain)
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
+        picture = Picture(model.preprocess)(x, torch.from_numpy(images))
         scores, fused, quality = guard(
-            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), *Picture(model.preprocess)(x)
+            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), *picture
         )
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))

@@ -53,7 +53,7 @@ class _Views(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.preprocess(image)
-        picture, grain = self.picture(x)
+        picture, grain = self.picture(x, image)
         nothing = picture[:, :0]
         witness, residual = self.beside(x) if self.beside.present else (nothing, nothing)
         seen = witness, residual, picture, grain if self.grain else nothing

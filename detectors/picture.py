@@ -26,6 +26,11 @@ HEIGHTS = (2.0, 6.0, 18.0)
 """Grey levels above which a wavelet coefficient counts no more."""
 FINEST = 0.01
 """Grey levels: least of a mean of coefficients."""
+TINT = 4.0
+"""Grey levels, mean over a picture of how far its channels are from their mean, below which it
+counts as gray: JPEG's chroma and a coloured label stay below it."""
+SPARSE = 8
+"""Every so many rows and columns tell a picture's tint."""
 
 
 class Picture(nn.Module):
@@ -35,8 +40,9 @@ class Picture(nn.Module):
     *Texture and tones*: log amplitudes of the Haar wavelet's three bands at every level (Mallat
     1989: the energies that tell textures apart), mean and contrast, and how much of the picture is
     brighter than each of ten tones, five of the scale and five of its own. In colour also mean and
-    spread of two colour differences, and how far from gray it is. *Layout*: the picture in 8 x 8
-    areas, of mean 0 and length 1.
+    spread of two colour differences, and how far from gray it is; for a network that sees gray, how
+    far from that the file's pixels are, which the network's input does not tell. *Layout*: the
+    picture in 8 x 8 areas, of mean 0 and length 1.
 
     *Grain*, ``float32[N, 9 L]`` of L levels: logs of the mean amplitude of every band, each
     coefficient cut off at three heights. The energies above are ruled by a few edges; these by
@@ -112,14 +118,20 @@ class Picture(nn.Module):
     @property
     def width(self) -> int:
         """Columns of the statistics."""
-        return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + 5 * self.colour + LAYOUT**2
+        colour = 5 if self.colour else 1
+        return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + colour + LAYOUT**2
 
     @property
     def grain_width(self) -> int:
         """Columns of the grain."""
         return 3 * self.levels * len(HEIGHTS)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, image: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            image: the decoded pixels that ``x`` was made from, ``uint8[N, H, W, 1 or 3]``; gray if
+                None.
+        """
         # In the network's own units, whose scale no distance depends on, and in few operations: a
         # batch of one pays for each.
         bands = quarter = functional.conv2d(x, self.first, stride=4)
@@ -145,8 +157,8 @@ class Picture(nn.Module):
         layout = torch.matmul(centred, self.areas)
         spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
         logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
-        colour = [self._colour(quarter[:, 7:])] if self.colour else []
-        return torch.cat([logs, mean, brighter, *colour, layout / spread], dim=1), grain
+        colour = self._colour(quarter[:, 7:]) if self.colour else _tint(mean, image)
+        return torch.cat([logs, mean, brighter, colour, layout / spread], dim=1), grain
 
     def _measured(self, bands: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of squares of all bands, ``float32[N, B]``, and their mean amplitudes below each
@@ -165,6 +177,15 @@ class Picture(nn.Module):
         spread = (differences - mean[:, :, None]).square().mean(dim=2)
         grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
         return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=FAINTEST).log()], dim=1)
+
+
+def _tint(like: Tensor, image: Tensor | None) -> Tensor:
+    """``float32[N, 1]``: log of how far from gray."""
+    if image is None:
+        return torch.full_like(like, math.log(TINT))
+    some = image[:, ::SPARSE, ::SPARSE].to(like.dtype)
+    apart = (some - some.mean(dim=3, keepdim=True)).abs().mean(dim=(1, 2, 3))
+    return apart.clamp(min=TINT).log()[:, None]
 
 
 def _areas(size: int) -> Tensor:

@@ -9,12 +9,12 @@ seen in parts.
 
 from __future__ import annotations
 
+import random
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import structlog
 
@@ -113,7 +113,7 @@ class QueryHistory:
             sender=self._fingerprinter.key("sender", client),
             study=mark.study,
             known=client in self._known,
-            incident=uuid4().hex,
+            incident=f"{random.getrandbits(128):032x}",
         )
         now = self._clock()
         store = self._store(now)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from feature_cases import assert_exports
+from PIL import Image
 from torch import Tensor, nn
 
 from detectors.features import Features
@@ -105,6 +108,24 @@ def test_every_size_has_its_width_and_exports(side: int, channels: int) -> None:
         assert torch.isfinite(found).all()
     for part in (0, 1):
         assert_exports(Part(reader, part), inputs)
+
+
+def test_a_network_for_gray_images_is_told_of_a_coloured_one() -> None:
+    """Its own input is the mean of the channels. A gray JPEG stored in colour and one with a
+    coloured label are gray all the same."""
+    gray = np.repeat(radiograph(1, 0, opacities=False, size=128), 3, axis=2)
+    file = io.BytesIO()
+    Image.fromarray(gray).save(file, "JPEG", quality=50)
+    labelled, tinted = gray.copy(), gray.copy()
+    labelled[5:15, 5:40] = (255, 40, 40)
+    tinted[..., 2] //= 2
+    shown = [gray[..., :1], gray, np.array(Image.open(file)), labelled, tinted]
+    reader = picture(128)
+    x = shares(torch.from_numpy(gray[None, None, ..., 0]).float() / 255)
+    plain = reader(x)[0]
+    moved = [(reader(x, torch.from_numpy(image)[None])[0] - plain).abs() for image in shown]
+    assert [float(change.max()) for change in moved[:4]] == [0, 0, 0, 0]
+    assert int((moved[4] > 1).sum()) == 1
 
 
 def test_areas_are_means() -> None:
