@@ -186,11 +186,7 @@ def fit(
         fused = StagedEngine(graph, looking, stage, EVALUATION_KEY)
     readings = Readings(*run_graph(fused, calibration.images, READING, progress))
     cells = Calibration.learn(
-        readings,
-        len(spec.classes),
-        calibration.sources,
-        least=images_needed(alphas.flag),
-        least_quality=images_needed(alphas.quality),
+        readings, len(spec.classes), calibration.sources, images_needed(alphas.flag)
     )
     levels = tuple(levels_for(cell, alphas) for cell in cells.cells)
     fixture = accept(model, guard, beside, first, cells)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from detectors.calibrate import (
     binomial_cdf,
     conformal_p,
     images_needed,
+    images_needed_on_average,
 )
 from detectors.card import card
 from detectors.manifest_file import SIGNATURE
@@ -123,8 +124,9 @@ class Recalibrated:
 def recalibrate(
     bundle: Bundle, scores: Scores, seed: int = 0, *, by_source: bool = False
 ) -> Recalibrated:
-    """Calibrate on ``scores``, by predicted class. A class with fewer images than its flag level
-    needs keeps what it has.
+    """Calibrate on ``scores``, by predicted class; quality over all classes. A class with fewer
+    images than its flag level needs keeps what else it has, and so does quality with fewer than its
+    own.
 
     Sources that have cells of their own get new ones likewise; with ``by_source`` all that sent
     enough do.
@@ -134,17 +136,21 @@ def recalibrate(
     """
     manifest, alphas = bundle.manifest, bundle.manifest.alphas
     least = images_needed(alphas.flag)
+    fresh = np.sort(scores.quality)
+    enough = len(fresh) >= images_needed_on_average(alphas.quality)
     cells, levels, rows = [], [], []
     for index, name in enumerate(manifest.model.classes):
         old = bundle.calibration.cells[index]
+        quality = fresh if enough else old.quality
         own = scores.rows(np.flatnonzero(scores.predicted == index))
         before = Share(_flagged_in_use(bundle, own), len(own))
         if len(own) < least:
-            cells.append(old)
-            levels.append(manifest.levels[index])
+            cells.append(replace(old, quality=quality))
+            new = levels_for(cells[-1], alphas)
+            levels.append(manifest.levels[index].model_copy(update={"quality": new.quality}))
             rows.append(Row(name, before, before, kept=True))
             continue
-        cells.append(_cell(own))
+        cells.append(_cell(own, quality))
         levels.append(levels_for(cells[-1], alphas))
         rows.append(Row(name, before, _held_out(own, alphas.flag, seed)))
     if all(row.kept for row in rows):
@@ -185,7 +191,7 @@ def _sources(
     def cell(source: str, c: int) -> Cell | None:
         rows = np.flatnonzero((sent == source) & (scores.predicted == c))
         if len(rows) >= least:
-            return _cell(scores.rows(rows))
+            return _cell(scores.rows(rows), np.sort(scores.quality[sent == source]))
         return old[source][c] if source in old else None
 
     names = {*old, *(scores.sources if every else ())} - {""}
@@ -215,14 +221,14 @@ def write(bundle: Bundle, new: Recalibrated, out: Path, provenance: Mapping[str,
     return Bundle.open(out)
 
 
-def _cell(scores: Scores) -> Cell:
-    return Cell(np.sort(scores.fused), np.sort(scores.quality), np.sort(scores.detectors, axis=0))
+def _cell(scores: Scores, quality: npt.NDArray[np.float32]) -> Cell:
+    return Cell(np.sort(scores.fused), quality, np.sort(scores.detectors, axis=0))
 
 
-def _flagged(cell: Cell, level: float | None, scores: Scores) -> int:
+def _flagged(fused: npt.NDArray[np.float32], level: float | None, scores: Scores) -> int:
     if level is None:
         return 0
-    return sum(conformal_p(cell.fused, float(score)) <= level for score in scores.fused)
+    return sum(conformal_p(fused, float(score)) <= level for score in scores.fused)
 
 
 def _flagged_in_use(bundle: Bundle, scores: Scores) -> int:
@@ -245,7 +251,7 @@ def _held_out(scores: Scores, alpha: float, seed: int) -> Share:
     flagged = 0
     for k in range(FOLDS):
         rest, own = scores.rows(np.flatnonzero(fold != k)), scores.rows(np.flatnonzero(fold == k))
-        flagged += _flagged(_cell(rest), assured_level(len(rest), alpha), own)
+        flagged += _flagged(np.sort(rest.fused), assured_level(len(rest), alpha), own)
     return Share(flagged, len(scores))
 
 

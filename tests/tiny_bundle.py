@@ -62,8 +62,8 @@ def write_bundle(directory: Path, name: str = "tiny") -> Path:
     fused = np.linspace(0, 0.5, 999, dtype=np.float32)
     quality = np.linspace(0, 0.9, 999, dtype=np.float32)
     detectors = np.stack([fused, quality], axis=1)
-    # a class may have the quality scores of all classes, more than its own images
-    cells = (Cell(fused, quality, detectors), Cell(fused, np.repeat(quality, 2), detectors))
+    # quality scores are of all classes, so more than a class has images
+    cells = 2 * (Cell(fused, np.repeat(quality, 2), detectors),)
     contents = {
         GRAPH: graph(),
         CALIBRATION: save(calibration_arrays(Calibration(cells))),
