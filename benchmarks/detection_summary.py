@@ -114,9 +114,9 @@ def unseen(judged: Judged) -> str:
     return "<br>".join(harm_cell([a], UNSEEN) for a in others) or "not measured"
 
 
-def false_alarms(judged: Judged) -> str:
-    """Realised at the bundle's own levels."""
-    clean, asked = judged.found["clean"]["adversarial"], judged.found["targets"]["adversarial"]
+def false_alarms(judged: Judged, route: str) -> str:
+    """Of clean images, realised at the bundle's own levels."""
+    clean, asked = judged.found["clean"][route], judged.found["targets"][route]
     return marked(f"{share(clean)} at a nominal {100 * asked:g} %", clean["low"] <= asked)
 
 
@@ -178,8 +178,11 @@ ROWS: list[tuple[str, str, Callable[[Judged], str]]] = [
      lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 1], AWARE)),
     ("undetected harm, guard-aware at 2/255", "≤ 10 %",
      lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 2], AWARE)),
-    ("clean false alarms, adversarial route, at the bundle's levels", "nominal within its interval",
-     false_alarms),
+    *(
+        (f"clean images held, {route} route, at the bundle's levels", "nominal within its interval",
+         lambda j, route=route: false_alarms(j, route))  # type: ignore[misc]  # bound now
+        for route in ("adversarial", "quality")
+    ),
     ("worst benign shift of severity 1 to 2, adversarial route", "≤ 2 %", corruptions),
     ("second site, adversarial route", "≤ 2 %", second_site),
     ("accepted, images that are not for the model", "≤ 5 %", strangers),
@@ -201,8 +204,8 @@ def page(evaluations: list[Judged], out: Path) -> str:
         "cells are numbers of each guard's own `evaluation.json`, which names its command, sample "
         "and machine. **Bold** cells miss their target. Intervals are 95 %, over patients. "
         "*Undetected harm* is at a realised clean false-positive rate of 1 %. Rows on false alarms "
-        "and on images that are not for the model are as served, at the levels that each class's "
-        "calibration images assure with 95 % confidence.",
+        "and on images that are not for the model are as served, at the bundle's levels "
+        "(docs/evidence.md).",
         "",
         f"| | target | {' | '.join(linked)} |",
         f"|---|---|{'---|' * len(evaluations)}",
