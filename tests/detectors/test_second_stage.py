@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from safetensors.numpy import load
 
 from attacks.guarded import GuardedModel
 from detectors.bundle import Bundle
 from detectors.draws import draw, generator
-from detectors.fit import FitSplit, fit
+from detectors.fit import FITTED_ON, FitSplit, fit
 from detectors.judgement import judge
 from detectors.manifest_file import BundleProblem
-from detectors.samples import Samples
+from detectors.measured_split import MeasuredSplit
+from detectors.samples import FIELDS, Samples, measure
 from detectors.second_stage import SecondStage
 from detectors.second_stage_fit import as_agreement, as_features
 from detectors.staged_engine import StagedEngine, open_engine
@@ -92,6 +94,18 @@ def test_only_the_most_suspicious_are_looked_at_and_stay_the_most_suspicious(
     # evaluation asks for outputs by name and must see the same
     (named,) = engine.outputs(images, ("fused",))
     np.testing.assert_array_equal(named, both.fused)
+
+
+def test_a_bundles_graph_still_gives_all_that_its_detectors_were_fitted_on(bundle: Bundle) -> None:
+    """Evaluations fit them again; what no output carried would be missing without a word."""
+    images, names = noise(8, 5), tuple(map(str, range(8)))
+    engine = OnnxEngine(bundle.graph, threads=1)
+    read = measure(engine, Samples(tuple(images), np.zeros(8, np.int64), names, names, "clean"))
+    fitted = MeasuredSplit.from_arrays(load(bundle.read(FITTED_ON)), "reference").benign
+    for name in FIELDS:
+        assert getattr(read, name).shape[1:] == getattr(fitted, name).shape[1:], name
+    assert read.picture.shape[1] > 0
+    assert "squeeze_change" not in engine.output_names  # nobody needs it: nobody computes it
 
 
 def test_calibration_is_of_both_stages(bundle: Bundle) -> None:
