@@ -65,8 +65,10 @@ def test_torch_and_onnx_runtime_read_a_bundle_alike(
     fitted: tuple[Path, str], phantoms: Path
 ) -> None:
     bundle = Bundle.open(fitted[0])
-    # where no verdict is assured no attack is held, so that no file of one can be a canary
-    assert {canary.kind for canary in canaries_of(bundle)} == {Kind.CLEAN}
+    # no alarm is assured on so few images: an attack's file is a canary only if the quality route,
+    # which takes fewer, holds it
+    assert all(levels.flag is None for levels in bundle.manifest.levels)
+    assert Kind.CLEAN in {canary.kind for canary in canaries_of(bundle)}
     test = [e for e in read_dataset(phantoms).examples if e.split == "test"][:12]
     images = np.stack(clean_samples(load_images(test)).images)
     onnx_says = OnnxEngine(bundle.graph).run(images)
