@@ -39,7 +39,7 @@ site lie here, and hardly an attack does (docs/evidence.md)."""
 
 
 class Alphas(BaseModel):
-    """False-positive rates that the operator accepts, each per predicted class."""
+    """False-positive rates that the operator accepts, per predicted class; ``quality`` over all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
