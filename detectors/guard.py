@@ -92,6 +92,10 @@ class Guard(nn.Module):
         """``float32[N, D]``."""
         return torch.stack([detector(features) for detector in self.detectors], dim=1)
 
+    def read(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Scores ``float32[N, D]`` and quality ``float32[N]``."""
+        return self.scores(features), self.quality(features)
+
     def forward(
         self,
         taps: Tensor,
@@ -113,54 +117,32 @@ class Guard(nn.Module):
             picture,
             grain,
         )
-        scores = self.scores(features)
-        return scores, self.fusion(scores), self.quality(features)
+        scores, quality = self.read(features)
+        return scores, self.fusion(scores), quality
 
 
-class _OnePass(nn.Module):
-    """A guard as it is exported: the tap distances of all its parts at once. It takes and returns
-    what the guard does, which stays the plain account of it; acceptance compares them."""
+class _OnePass(Guard):
+    """A guard as it is exported: the tap distances of all its parts at once. Acceptance compares it
+    with the guard, which stays the plain account."""
 
     def __init__(self, guard: Guard) -> None:
-        super().__init__()
-        self.guard = guard
+        super().__init__(list(guard.detectors), guard.widths, guard.classes)  # type: ignore[arg-type]  # Modules to torch
+        self.fusion, self.quality = guard.fusion, guard.quality
         self.joined = [
-            i for i, detector in enumerate(guard.detectors) if isinstance(detector, Mahalanobis)
+            i for i, detector in enumerate(self.detectors) if isinstance(detector, Mahalanobis)
         ]
-        cues = [guard.detectors[i].cues for i in self.joined]
-        self.distances = JointDistances([*cues, guard.quality.distances])  # type: ignore[list-item]  # Modules to torch
+        cues = [self.detectors[i].cues for i in self.joined]
+        self.distances = JointDistances([*cues, self.quality.distances])  # type: ignore[list-item]  # Modules to torch
 
-    def forward(
-        self,
-        taps: Tensor,
-        class_logits: Tensor,
-        squeezed_logits: Tensor,
-        squeeze_change: Tensor,
-        witness_logits: Tensor,
-        residual: Tensor,
-        picture: Tensor,
-        grain: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        features = Features(
-            split_taps(taps, self.guard.widths),
-            class_logits,
-            squeezed_logits,
-            squeeze_change,
-            witness_logits,
-            residual,
-            picture,
-            grain,
-        )
-        *own, strange = self.distances(aspects(features))
+    def read(self, features: Features) -> tuple[Tensor, Tensor]:
+        z = self.distances(aspects(features))
+        *own, strange = torch.split(z, self.distances.counts, dim=1)
         cues = dict(zip(self.joined, own, strict=True))
-        scores = torch.stack(
-            [
-                detector.of_cues(cues[i]) if i in cues else detector(features)  # type: ignore[operator]  # Modules to torch
-                for i, detector in enumerate(self.guard.detectors)
-            ],
-            dim=1,
-        )
-        return scores, self.guard.fusion(scores), self.guard.quality.of_distances(strange)
+        scores = [
+            detector.of_cues(cues[i]) if i in cues else detector(features)  # type: ignore[operator]  # Modules to torch
+            for i, detector in enumerate(self.detectors)
+        ]
+        return torch.stack(scores, dim=1), self.quality.of_distances(strange)
 
 
 def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:

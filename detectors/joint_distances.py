@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
 
-from detectors.cues import Taps
 from detectors.mahalanobis import TapDistances
 
 
-class JointDistances(nn.Module):
-    """``TapDistances`` fitted on different images as one: a whitening product a tap for all, then
-    one product for their means and one for their sums of squares. A batch of one pays for each
-    operation and hardly for its size.
+class JointDistances(TapDistances):
+    """``TapDistances`` fitted on different images as one, their cues side by side: a whitening
+    product a tap for all, then one product for their means and one for their sums of squares. A
+    batch of one pays for each operation and hardly for its size.
 
     Args:
         sets: fitted, each on the first of the same taps; some on fewer of them.
     """
 
-    owner: Tensor
-    means: Tensor
-    constant: Tensor
-    location: Tensor
-    scale: Tensor
-
     def __init__(self, sets: Sequence[TapDistances]) -> None:
         super().__init__()
         self.counts = [len(one.location) for one in sets]
-        """Taps of each set."""
+        """Cues of each set, in order."""
         total = sum(self.counts)
         classes = max(_classes(one) for one in sets)
         owners, means = [], []
@@ -61,22 +53,6 @@ class JointDistances(nn.Module):
         self.register_buffer("constant", constant.flatten())
         self.register_buffer("location", torch.cat([one.location for one in sets]))
         self.register_buffer("scale", torch.cat([one.scale for one in sets]))
-
-    def forward(self, taps: Taps) -> tuple[Tensor, ...]:
-        """``float32[N, Q]`` of each set, as its own ``forward`` gives."""
-        white = torch.cat(
-            [
-                torch.addmm(
-                    self.get_buffer(f"shift{level}"), tap, self.get_buffer(f"whitening{level}")
-                )
-                for level, tap in enumerate(taps)
-            ],
-            dim=1,
-        )
-        to_means = torch.addmm(self.constant, white, self.means)
-        nearest = to_means.reshape(len(white), sum(self.counts), -1).amin(dim=2)
-        raw = torch.addmm(nearest, white * white, self.owner).clamp(min=1e-6).log()
-        return torch.split((raw - self.location) * self.scale, self.counts, dim=1)
 
 
 def _classes(distances: TapDistances) -> int:

@@ -52,7 +52,7 @@ class TapDistances(Cues):
             dim=1,
         )
         to_means = torch.addmm(self.constant, white, self.means)
-        nearest = to_means.reshape(len(white), len(taps), -1).amin(dim=2)
+        nearest = to_means.reshape(len(white), self.owner.shape[1], -1).amin(dim=2)
         # a product and not a square: ONNX Runtime's Pow takes twice as long
         squared = torch.addmm(nearest, white * white, self.owner)
         return squared.clamp(min=1e-6).log()
