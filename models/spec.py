@@ -32,6 +32,8 @@ class Head(StrEnum):
 
 
 Pixels = Annotated[int, Field(gt=0, le=4096)]
+Arguments = dict[str, int | float | str | bool | list[int]]
+"""What a network's factory is called with."""
 
 
 class Preprocessing(BaseModel):
@@ -113,7 +115,7 @@ class ModelSpec(BaseModel):
     """Module paths (torch) or activation names (ONNX) to tap; found automatically if None."""
     factory: str | None = None
     """``package.module:function`` that builds the network, called with ``arguments``."""
-    arguments: dict[str, int | float | str | bool | list[int]] = {}
+    arguments: Arguments = {}
     trained_on: tuple[str, ...] = ()
     """``models.datasets.group_digest`` of every patient or source the weights were trained on."""
 

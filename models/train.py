@@ -114,7 +114,7 @@ def train(
     hardening of lowest loss on their hardened images.
 
     Args:
-        start: a model of the same network and ``spec`` whose weights to go on from.
+        start: a model whose weights to go on from, of the same stages (``begin_from``).
 
     Its ``spec.trained_on`` lists the patients whose images it saw. Deterministic for a seed on one
     machine and number of threads.
@@ -137,7 +137,7 @@ def train(
     )
     network = resnet(**spec.arguments)  # type: ignore[arg-type]  # JSON values, checked by use
     if start is not None:
-        network.load_state_dict(start.network.state_dict())
+        begin_from(start, network, spec.classes)
     model = DiagnosticModel(spec, network).to(device)
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     with torch.no_grad():
@@ -210,6 +210,25 @@ def train(
     seen |= set(start.spec.trained_on) if start is not None else set()
     model.spec = spec.model_copy(update={"trained_on": tuple(sorted(seen)), "taps": model.taps})
     return model.eval()
+
+
+def begin_from(start: DiagnosticModel, network: nn.Module, classes: Sequence[str]) -> None:
+    """Give ``network`` the weights of ``start``, which has the same stages.
+
+    For other classes the classifying layer stays as it was drawn; a stem for gray images serves one
+    for colour, each channel a third, and the other way round. A network that was hardened on many
+    images gives one for few what those alone do not teach it, to be right and to be robust
+    (Hendrycks, Lee and Mazeika 2019, arXiv 1901.09960).
+    """
+    weights = dict(start.network.state_dict())
+    own = network.state_dict()
+    if start.spec.classes != tuple(classes):
+        weights |= {name: own[name] for name in own if name.startswith("classify.")}
+    stem = "stem.0.weight"
+    channels = own[stem].shape[1]
+    if weights[stem].shape[1] != channels:
+        weights[stem] = weights[stem].sum(dim=1, keepdim=True).expand_as(own[stem]) / channels
+    network.load_state_dict(weights)
 
 
 def model_predictions(model: DiagnosticModel, raw_logits: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ def reproduce(
         from models.machine import describe
         from models.train import Recipe
         from service.cli.offline import load
-        from service.cli.train import BLOCKS, new_spec
+        from service.cli.train import BLOCKS, new_spec, stages_of
 
         started = perf_counter()
         sized = PRESETS[preset]
@@ -185,12 +185,13 @@ def reproduce(
                     origin = f"{'given' if name in given else 'the zoo'}: {loaded.spec.name}"
                     dataset = read_dataset(folder, loaded.spec.classes)
                 else:
-                    spec = new_spec(name, dataset.classes, size, source.channels, widths, BLOCKS)
+                    stages = stages_of(widths, BLOCKS)
+                    spec = new_spec(name, dataset.classes, size, source.channels, stages)
                     loaded, origin = trainer.trained(dataset, spec, recipe)
                 second_spec = loaded.spec.model_copy(
                     update={
                         "name": f"{name}-second",
-                        "arguments": _numbers(SECOND_WIDTHS, SECOND_BLOCKS),
+                        "arguments": stages_of(SECOND_WIDTHS, SECOND_BLOCKS),
                         "taps": None,
                         "trained_on": (),
                     }
@@ -284,13 +285,6 @@ def _narrowed(spec: ModelSpec, classes: tuple[str, ...]) -> ModelSpec:
             "trained_on": (),
         }
     )
-
-
-def _numbers(widths: str, blocks: str) -> dict[str, list[int]]:
-    return {
-        "widths": [int(number) for number in widths.split(",")],
-        "blocks": [int(number) for number in blocks.split(",")],
-    }
 
 
 def _given(options: list[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from models.datasets import Dataset
     from models.diagnostic import DiagnosticModel
     from models.model_card import Report
-    from models.spec import ModelSpec
+    from models.spec import Arguments, ModelSpec
     from models.train import Recipe
 
 EXAMPLE = "Example: lazaret train --data scans --out models/mine --name mine"
@@ -58,7 +58,10 @@ def train(
     ] = 0.0,
     start: Annotated[
         str,
-        typer.Option(help="A model from `lazaret train` to go on from, on the same data and seed."),
+        typer.Option(
+            help="A model from `lazaret train` to go on from: at a lower rate for the same "
+            "classes, with all but its last layer for others."
+        ),
     ] = "",
     licence: Annotated[str, typer.Option(help="Licence of the images, for the card.")] = "unstated",
     seed: Annotated[int, typer.Option(help="Fixes splits, weights and augmentation.")] = 0,
@@ -81,6 +84,7 @@ def train(
 
     With --harden it is attacked and shaken while it trains; with --start M it need not begin
     again: `lazaret train --data scans --start models/mine --harden 6 --epochs 6 --out models/hard`.
+    M may be for other images: few of your own go further from `--start chest-xray-hard`.
 
     With --surrogate it is an attacker's: trained on just those 40 %, for
     `lazaret attack --attacks transfer:surrogate=OUT,eps=1/255`.
@@ -107,26 +111,29 @@ def train(
         dataset = read_dataset(data)
         name = name or out.resolve().name
         first = load_model(start) if start else None
-        if isinstance(first, DiagnosticModel):
-            spec = first.spec.model_copy(update={"name": name})
-        elif first is not None:
-            raise DatasetProblem(f"--start {start}: has no weights to go on from, only a graph")
-        else:
-            spec = new_spec(
-                name,
-                dataset.classes,
-                size,
-                channels,
+        if first is None:
+            stages = stages_of(
                 widths or (SURROGATE_WIDTHS if surrogate else WIDTHS),
                 blocks or (SURROGATE_BLOCKS if surrogate else BLOCKS),
             )
+            spec = new_spec(name, dataset.classes, size, channels, stages)
+        elif not isinstance(first, DiagnosticModel):
+            raise DatasetProblem(f"--start {start}: has no weights to go on from, only a graph")
+        elif widths or blocks:
+            raise DatasetProblem("--widths and --blocks are those of --start: leave them out")
+        elif first.spec.classes == dataset.classes:
+            spec = first.spec.model_copy(update={"name": name})
+        else:
+            stages = {key: first.spec.arguments[key] for key in ("widths", "blocks")}
+            spec = new_spec(name, dataset.classes, size, channels, stages)
+        learnt = first is not None and first.spec.classes == dataset.classes
         recipe = Recipe(
             epochs=epochs,
             patience=patience,
             orientation=orientation,  # type: ignore[arg-type]  # checked above
             seed=seed,
             surrogate=surrogate,
-            learning_rate=GOING_ON if first else Recipe().learning_rate,
+            learning_rate=GOING_ON if learnt else Recipe().learning_rate,
             hardening=Hardening(epsilon=harden) if harden else None,
             start=first.spec.name if first else "",
         )
@@ -137,9 +144,13 @@ def train(
 
 
 def new_spec(
-    name: str, classes: tuple[str, ...], size: int, channels: int, widths: str, blocks: str
+    name: str, classes: tuple[str, ...], size: int, channels: int, stages: Arguments
 ) -> ModelSpec:
-    """The declaration of a network that is yet to be trained."""
+    """The declaration of a network that is yet to be trained.
+
+    Args:
+        stages: its ``widths`` and ``blocks``.
+    """
     from models.spec import ModelSpec, Preprocessing
 
     return ModelSpec(
@@ -151,7 +162,7 @@ def new_spec(
             mean=(0.5,) * channels,
             std=(0.25,) * channels,
         ),
-        arguments={"widths": _numbers(widths), "blocks": _numbers(blocks)},
+        arguments=stages,
     )
 
 
@@ -202,5 +213,9 @@ def trained(
     return model, judge(model, judged)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+def stages_of(widths: str, blocks: str) -> Arguments:
+    """A network's stages, from numbers by comma."""
+    return {
+        "widths": [int(number) for number in widths.split(",")],
+        "blocks": [int(number) for number in blocks.split(",")],
+    }

@@ -15,8 +15,9 @@ from models.load import load_model
 from models.model_card import Report, Share, model_card
 from models.phantom.dataset import write_dataset
 from models.preprocess import Preprocess
+from models.resnet import resnet
 from models.spec import ModelSpec, Preprocessing
-from models.train import Epoch, Recipe, shown_and_fitted, train
+from models.train import Epoch, Recipe, begin_from, shown_and_fitted, train
 from service.cli import app
 
 PATIENTS = [f"patient {i}" for i in range(300)]
@@ -111,6 +112,32 @@ def test_hardening_goes_on_from_a_model_and_stays_within_its_strength(
     card = (tmp_path / "hard" / "card.md").read_text()
     assert "trained on from first" in card
     assert "Hardened: 70% of the images were moved against the model by up to 6 grey" in card
+
+
+def test_few_images_go_on_from_a_network_for_others(data: Path, tmp_path: Path) -> None:
+    """The zoo's is for gray images of other classes; the new one's first layer sees the same in a
+    gray image that came as colour."""
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "mine"), "--size", "32"]
+    words = [*command, "--channels", "3", "--start", "chest-xray-hard", "--epochs", "1"]
+    refused = CliRunner().invoke(app, [*words, "--widths", "8"])
+    assert refused.exit_code != 0
+    assert "leave them out" in refused.output
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    zoo, mine = load_model("chest-xray-hard"), load_model(str(tmp_path / "mine"))
+    assert isinstance(zoo, DiagnosticModel)
+    assert isinstance(mine, DiagnosticModel)
+    assert mine.spec.classes != zoo.spec.classes
+    assert mine.spec.arguments["widths"] == zoo.spec.arguments["widths"]
+    assert set(zoo.spec.trained_on) < set(mine.spec.trained_on)
+    assert "trained on from chest-xray-hard" in (tmp_path / "mine" / "card.md").read_text()
+
+    fresh = resnet((32, 64, 128, 192), (2, 2, 2, 2), channels=3, logits=2)
+    begin_from(zoo, fresh, mine.spec.classes)
+    gray = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        seen = fresh.eval().stem(gray.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(seen, zoo.network.stem(gray))  # type: ignore[operator]
 
 
 def test_hardening_moves_within_its_strength_and_towards_the_loss() -> None:
