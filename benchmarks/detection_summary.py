@@ -24,6 +24,7 @@ KNOWN_EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 STATIC, UNSEEN, AWARE, BENIGN, STRANGE = 0.02, 0.05, 0.10, 0.02, 0.05
 AUC, TPR = 0.98, 0.95
 FAMILIES = ("fgsm", "bim", "pgd", "cw_linf", "apgd_ce")
+SCORE, EITHER = "undetected_harm", "undetected_harm_either"
 SECOND_SITES = ("cxr_hannover_covid",)
 """Other hospitals' images of the same kind: benign, not out of distribution."""
 
@@ -61,29 +62,33 @@ def marked(text: str, met: bool) -> str:
     return text if met else f"**{text}**"
 
 
-def most_harm(attacks: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+def most_harm(attacks: Iterable[dict[str, Any]], counted_by: str) -> dict[str, Any] | None:
     """The attack of most undetected harm."""
-    counted = [a for a in attacks if a["undetected_harm"]["value"] is not None]
-    return max(counted, key=lambda a: value(a["undetected_harm"]), default=None)
+    counted = [a for a in attacks if a.get(counted_by, {}).get("value") is not None]
+    return max(counted, key=lambda a: value(a[counted_by]), default=None)
 
 
-def harm_cell(attacks: Iterable[dict[str, Any]], limit: float) -> str:
-    """The worst of them, its success beside its harm."""
-    found = most_harm(attacks)
+def harm_cell(attacks: Iterable[dict[str, Any]], limit: float, counted_by: str = SCORE) -> str:
+    """The worst of them, its success beside its harm.
+
+    Args:
+        counted_by: the adversarial score alone at a realised 1 %, or either route with 1 % in all.
+    """
+    found = most_harm(attacks, counted_by)
     if found is None:
         return "not measured"
-    harm = found["undetected_harm"]
+    harm = found[counted_by]
     text = f"{share(harm)}, {titled(found['attack'], found['epsilon'])}"
     if "success" in found:
         text += f", of {share(found['success'])} that succeed"
     return marked(text, value(harm) <= limit)
 
 
-def static(judged: Judged, epsilon: float) -> str:
+def static(judged: Judged, epsilon: float, counted_by: str) -> str:
     """Families that the guard knows and Auto-PGD, by attackers who do not know the guard."""
     known = [a for a in judged.attacks("unaware", "unseen") if a["epsilon"] == epsilon]
     swept = [a for a in known if a["attack"] in FAMILIES]
-    return harm_cell(swept, STATIC)
+    return harm_cell(swept, STATIC, counted_by)
 
 
 def discrimination(judged: Judged) -> str:
@@ -108,10 +113,27 @@ def left_out(judged: Judged) -> str:
     return harm_cell(results, UNSEEN)
 
 
-def unseen(judged: Judged) -> str:
+def unseen(judged: Judged, counted_by: str) -> str:
     """Each attack of another kind."""
-    others = [a for a in judged.attacks("unseen", "black_box") if a["attack"] != "apgd_ce"]
-    return "<br>".join(harm_cell([a], UNSEEN) for a in others) or "not measured"
+    tried = [a for a in judged.attacks("unseen", "black_box") if a["attack"] != "apgd_ce"]
+    others = [a for a in tried if counted_by in a]
+    return "<br>".join(harm_cell([a], UNSEEN, counted_by) for a in others) or "not measured"
+
+
+def aware(judged: Judged, epsilon: float, counted_by: str) -> str:
+    """The strongest of those who know the guard."""
+    knowing = [a for a in judged.attacks("aware") if a["epsilon"] == epsilon]
+    return harm_cell(knowing, AWARE, counted_by)
+
+
+def by_both(
+    row: str, target: str, cell: Callable[[Judged, str], str]
+) -> list[tuple[str, str, Callable[[Judged], str]]]:
+    """A row by the adversarial score alone and one by either route."""
+    return [
+        (f"undetected harm, {row}", target, lambda j: cell(j, SCORE)),
+        ("– by either route, 1 % of clean images in all", target, lambda j: cell(j, EITHER)),
+    ]
 
 
 def false_alarms(judged: Judged, route: str) -> str:
@@ -166,18 +188,19 @@ ROWS: list[tuple[str, str, Callable[[Judged], str]]] = [
     ("test images (patients)", "",
      lambda j: f"{j.found['clean']['images']} ({j.found['clean']['patients']})"),
     *(
-        (f"undetected harm, static attacks at {e:g}/255", "≤ 2 %",
-         lambda j, e=e: static(j, e))  # type: ignore[misc]  # bound now
+        row
         for e in KNOWN_EPSILONS
+        for row in by_both(
+            f"static attacks at {e:g}/255", "≤ 2 %",
+            lambda j, by, e=e: static(j, e, by)  # type: ignore[misc]  # bound now
+        )
     ),
     ("least fused AUC / TPR at 1 % FPR of those that succeed, from 1/255", "≥ 0.98 / ≥ 0.95",
      discrimination),
     ("undetected harm, a family or epsilon left out", "≤ 5 %", left_out),
-    ("undetected harm, other kinds of attack", "≤ 5 %", unseen),
-    ("undetected harm, guard-aware at 1/255", "≤ 10 %",
-     lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 1], AWARE)),
-    ("undetected harm, guard-aware at 2/255", "≤ 10 %",
-     lambda j: harm_cell([a for a in j.attacks("aware") if a["epsilon"] == 2], AWARE)),
+    *by_both("other kinds of attack", "≤ 5 %", unseen),
+    *by_both("guard-aware at 1/255", "≤ 10 %", lambda j, by: aware(j, 1, by)),
+    *by_both("guard-aware at 2/255", "≤ 10 %", lambda j, by: aware(j, 2, by)),
     *(
         (f"clean images held, {route} route, at the bundle's levels", "nominal within its interval",
          lambda j, route=route: false_alarms(j, route))  # type: ignore[misc]  # bound now
@@ -203,7 +226,8 @@ def page(evaluations: list[Judged], out: Path) -> str:
         f"`python benchmarks/detection_summary.py {folders}`: "
         "cells are numbers of each guard's own `evaluation.json`, which names its command, sample "
         "and machine. **Bold** cells miss their target. Intervals are 95 %, over patients. "
-        "*Undetected harm* is at a realised clean false-positive rate of 1 %. Rows on false alarms "
+        "*Undetected harm* is at a realised clean false-positive rate of 1 %: of the adversarial "
+        "score alone or, in the rows below, of both routes together. Rows on false alarms "
         "and on images that are not for the model are as served, at the bundle's levels "
         "(docs/evidence.md).",
         "",

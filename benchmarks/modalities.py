@@ -5,9 +5,10 @@
         [--guards plain,hard,staged] [--out docs/results/modalities]
 
 A model of each modality, the same hardened, and an attacker's stand-in for transfer attacks: for
-chest X-rays the zoo's networks at 224 x 224 pixels, else small ones at 128 x 128. Three guards: of
-the plain and of the hardened model with the default detectors, and of the hardened one in two
-stages. Steps whose output is there are not done again, so a run that was cut off goes on.
+chest X-rays the zoo's networks at 224 x 224 pixels, else small ones at 128 x 128, which go on from
+the zoo's hardened one where images are few. Three guards: of the plain and of the hardened model
+with the default detectors, and of the hardened one in two stages. Steps whose output is there are
+not done again, so a run that was cut off goes on.
 `benchmarks/detection_summary.py` sets the evaluations beside the targets.
 """
 
@@ -51,19 +52,22 @@ class Modality:
     """Other copies of the same images, of another history, on which the plain and the hardened
     model's guard are judged as well."""
     size: str = "128"
-    widths: str = "24,48,96,144"
+    widths: str = "32,64,128,192"
+    start: str = ""
+    """The zoo's model that the network goes on from, where there are too few images for one from
+    scratch."""
 
 
 MODALITIES = (
     Modality("chest-xray", "cxr_kermany", 1, 14, "upright", "CC BY 4.0",
              ("cxr_hannover_covid", "derm_isic2017", "fundus_idrid", "us_busi"),
-             again=("cxr_kermany_png",), size="224", widths="32,64,128,192"),
-    Modality("fundus", "fundus_idrid", 3, 120, "any", "CC BY 4.0",
-             ("derm_isic2017", "cxr_kermany"), flag="0.08"),
+             again=("cxr_kermany_png",), size="224"),
+    Modality("fundus", "fundus_idrid", 3, 60, "any", "CC BY 4.0",
+             ("derm_isic2017", "cxr_kermany"), flag="0.08", start="chest-xray-hard"),
     Modality("dermoscopy", "derm_isic2017", 3, 80, "any", "CC0", ("fundus_idrid", "us_busi"),
-             flag="0.015"),
-    Modality("ultrasound", "us_busi", 1, 80, "mirrored", "CC BY 4.0",
-             ("cxr_kermany", "derm_isic2017"), flag="0.08"),
+             flag="0.015", widths="24,48,96,144"),
+    Modality("ultrasound", "us_busi", 1, 60, "mirrored", "CC BY 4.0",
+             ("cxr_kermany", "derm_isic2017"), flag="0.08", start="chest-xray-hard"),
 )  # fmt: skip
 
 
@@ -96,11 +100,13 @@ class Run:
         epochs = str(modality.epochs)
         if kind == "surrogate":
             words.append("--surrogate")
-        else:
-            words += ["--widths", modality.widths]
-        if kind == "hard":
+        elif kind == "hard":
             epochs = HARDEN_EPOCHS
             words += ["--harden", HARDEN, "--start", self.model(modality, "plain")]
+        elif modality.start:
+            words += ["--start", modality.start]
+        else:
+            words += ["--widths", modality.widths]
         lazaret(
             "train", "--data", self.data / modality.data, "--epochs", epochs, "--patience", epochs,
             "--orientation", modality.orientation, "--licence", modality.licence, "--name",

@@ -148,6 +148,7 @@ def _attack(
         success=share(wrong, groups, seed),
         success_float=attacked.success_float,
         undetected_harm=share(fate.harmed[eligible], groups, seed),
+        undetected_harm_either=share(fate.harmed_either[eligible], groups, seed),
         undetected_harm_served=share(fate.harmed_served[eligible], groups, seed),
         scores={
             name: Judged(

@@ -14,7 +14,7 @@ from detectors.null_test import NullResult
 from detectors.paper_protocol import PaperScores
 
 FPRS = (0.001, 0.01, 0.05)
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 Knowledge = Literal["unaware", "unseen", "black_box", "aware"]
 """What attacker and guard know of each other. ``unaware``: the attacker knows the model alone, by a
@@ -75,7 +75,11 @@ class AttackResult:
     success_float: float
     """Success before rounding to the file's grid, where it was measured."""
     undetected_harm: Estimate
-    """Diagnosed wrong and accepted at a realised clean FPR of 1 %, among ``images``."""
+    """Diagnosed wrong and not held by the adversarial route at a realised clean FPR of 1 %, among
+    ``images``."""
+    undetected_harm_either: Estimate
+    """Diagnosed wrong and accepted by both routes, which between them hold 1 % of clean images,
+    each about as many."""
     undetected_harm_served: Estimate
     """The same at the bundle's own levels, both routes: what a deployment would have seen."""
     scores: dict[str, Judged]
@@ -213,7 +217,7 @@ class Evaluation:
     others: tuple[ShiftResult, ...]
     """Images that are not for this model: other sites, other modalities."""
     cost: dict[str, float]
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[3] = SCHEMA
 
     def known_as(self, knowledge: Knowledge) -> tuple[AttackResult, ...]:
         """The attacks by such attackers."""

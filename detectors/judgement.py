@@ -93,6 +93,24 @@ def threshold(negative: Vector, fpr: float) -> float:
     return float(np.sort(negative)[len(negative) - 1 - allowed])
 
 
+def joint_thresholds(adversarial: Vector, quality: Vector, fpr: float) -> tuple[float, float]:
+    """Of each route, the score above which it holds an image, such that at most a share ``fpr`` of
+    the negatives is held by either, and about as many by the one as by the other.
+
+    Args:
+        adversarial: ``float64[N]``, the negatives' scores on that route.
+        quality: ``float64[N]``, the same images' on the other.
+    """
+    n = len(adversarial)
+    allowed = int(np.floor(n * fpr + 1e-9))
+    ranked = np.sort(adversarial), np.sort(quality)
+    for each in range(allowed, 0, -1):
+        limits = ranked[0][n - 1 - each], ranked[1][n - 1 - each]
+        if ((adversarial > limits[0]) | (quality > limits[1])).sum() <= allowed:
+            return float(limits[0]), float(limits[1])
+    return float(ranked[0][-1]), float(ranked[1][-1])
+
+
 def share(flags: Flags, groups: Sequence[str], seed: int = 0) -> Estimate:
     """A proportion; patients are drawn anew for its interval, which the exact one widens where a
     bootstrap of zero events would claim certainty."""
@@ -115,6 +133,8 @@ class Fates:
     """``bool[N]``: eligible and diagnosed wrong when attacked."""
     harmed: Flags
     """``bool[N]``: wrong and accepted at a realised clean FPR of 1 %."""
+    harmed_either: Flags
+    """``bool[N]``: wrong and accepted by both routes, which between them hold 1 % of clean ones."""
     harmed_served: Flags
     """``bool[N]``: wrong and accepted at the bundle's own levels, both routes."""
 
@@ -123,11 +143,15 @@ def fates(clean: Judgement, attacked: Judgement) -> Fates:
     """What became of ``attacked``, whose sources are among ``clean`` by key."""
     row = {key: i for i, key in enumerate(clean.samples.keys)}
     source = np.array([row[key] for key in attacked.samples.keys], dtype=np.intp)
-    limit = threshold(clean.readings.fused.astype(float), HEADLINE_FPR)
+    fused, quality = clean.readings.fused.astype(float), clean.readings.quality.astype(float)
+    limit = threshold(fused, HEADLINE_FPR)
+    suspicious, unusual = joint_thresholds(fused, quality, HEADLINE_FPR)
+    found = attacked.readings
     wrong = clean.right[source] & ~attacked.right
     return Fates(
         clean.right[source],
         wrong,
-        wrong & ~(attacked.readings.fused > limit),
+        wrong & ~(found.fused > limit),
+        wrong & ~((found.fused > suspicious) | (found.quality > unusual)),
         wrong & attacked.accepted,
     )

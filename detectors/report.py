@@ -72,7 +72,8 @@ def page(evaluation: Evaluation) -> str:
             "",
             "*Success before rounding* is that of the float pixels, which no file carries; at half "
             "a grey level the source is the only 8-bit image in reach. *Served* is undetected harm "
-            "at the bundle's own levels and with both routes.",
+            "at the bundle's own levels and with both routes; *either route*, with both at levels "
+            "that together hold 1 % of the clean test images.",
             "",
             *(
                 line
@@ -217,6 +218,7 @@ def _attack_table(knowledge: Knowledge, results: tuple[AttackResult, ...]) -> li
                     "success",
                     "before rounding",
                     "undetected harm",
+                    "either route",
                     "served",
                     "fused AUC, successful",
                     "TPR at 0.1 %",
@@ -240,6 +242,7 @@ def _attack_row(a: AttackResult) -> list[str]:
         percent(a.success),
         plain_percent(a.success_float),
         percent(a.undetected_harm),
+        percent(a.undetected_harm_either),
         percent(a.undetected_harm_served),
         fused.auc.described,
         *(tpr.described for tpr in fused.tpr),

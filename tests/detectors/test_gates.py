@@ -55,7 +55,9 @@ def samples() -> Samples:
 
 def fate(harmed: int, served: int, eligible: int = 100) -> Fates:
     row = np.arange(100)
-    return Fates(row < eligible, row < max(harmed, served), row < harmed, row < served)
+    return Fates(
+        row < eligible, row < max(harmed, served), row < harmed, row < harmed, row < served
+    )
 
 
 def harm(old: Fates, new: Fates) -> PairedHarm:

@@ -64,6 +64,7 @@ def attack(
         success=around(0.7),
         success_float=math.nan,
         undetected_harm=around(harm),
+        undetected_harm_either=around(harm),
         undetected_harm_served=around(harm),
         scores={"kd": judged, "fused": judged},
         paper=PaperScores(0.9, 0.8, math.nan, 0.7) if epsilon >= 1 else None,
