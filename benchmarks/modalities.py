@@ -54,8 +54,8 @@ class Modality:
     size: str = "128"
     widths: str = "32,64,128,192"
     start: str = ""
-    """The zoo's model that the network goes on from, where there are too few images for one from
-    scratch."""
+    """The zoo's hardened model that both networks go on from, where images are too few for one from
+    scratch. Trained without hardening in between, a network forgets what it withstood."""
 
 
 MODALITIES = (
@@ -100,13 +100,15 @@ class Run:
         epochs = str(modality.epochs)
         if kind == "surrogate":
             words.append("--surrogate")
-        elif kind == "hard":
-            epochs = HARDEN_EPOCHS
-            words += ["--harden", HARDEN, "--start", self.model(modality, "plain")]
         elif modality.start:
             words += ["--start", modality.start]
-        else:
+        elif kind == "plain":
             words += ["--widths", modality.widths]
+        else:
+            epochs = HARDEN_EPOCHS
+            words += ["--start", self.model(modality, "plain")]
+        if kind == "hard":
+            words += ["--harden", HARDEN]
         lazaret(
             "train", "--data", self.data / modality.data, "--epochs", epochs, "--patience", epochs,
             "--orientation", modality.orientation, "--licence", modality.licence, "--name",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ GRAPH = "guard.onnx"
 CALIBRATION = "calibration.safetensors"
 
 Alpha = Annotated[float, Field(gt=0, lt=1)]
+
+Held = Literal["adversarial", "quality"]
+"""The route that holds an image."""
 
 UNUSUAL = 0.02
 """Quality p-value at or below which an image that looks attacked is the quality route's. It holds
@@ -62,10 +66,22 @@ class CellLevels(BaseModel):
     reject: float | None
     quality: float | None
 
-    def unusual(self, quality_p: float) -> bool:
-        """Whether the image is so far from all that the model was meant for that it may look
-        attacked for that reason."""
-        return quality_p <= max(UNUSUAL, self.quality or 0.0)
+    def route(self, p: PValues) -> Held | None:
+        """The route that holds an image at these levels, None where neither does.
+
+        An image that is far from all that the model was meant for looks attacked for that reason,
+        and belongs to who looks after image quality, not to the security alarm. What is suspicious
+        needs less to be called unusual than what is held for its quality alone. An image whose
+        score is not a number is nobody's alarm, but not accepted either.
+        """
+        if not math.isfinite(p.fused):
+            return "quality"
+        if p.fused <= max(self.flag or 0.0, self.reject or 0.0):
+            unusual = p.quality <= max(UNUSUAL, self.quality or 0.0)
+            return "quality" if unusual else "adversarial"
+        if self.quality is None or self.quality < p.quality < math.inf:
+            return None
+        return "quality"
 
 
 def levels_for(cell: Cell, alphas: Alphas) -> CellLevels:

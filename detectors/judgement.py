@@ -64,25 +64,17 @@ def judge(
     outputs = run_graph(engine, samples.images, (*READING, *fields), progress)
     readings = Readings(*outputs[: len(READING)])
     measured = measured_of((FIELDS[0], *fields), (readings.probabilities, *outputs[len(READING) :]))
-    adversarial, quality, fused = [], [], []
     manifest = bundle.manifest
-    for p in bundle.calibration.p_values(readings, samples.sources):
-        level = levels_of(p, manifest.levels, manifest.source_levels)
-        fused.append(p.fused)
-        # a p-value that is not a number is an answer that did not come: held
-        suspicious = not p.fused > (level.flag or 0.0)
-        degraded = not p.quality > (level.quality or 0.0)
-        explained = degraded or (suspicious and level.unusual(p.quality))
-        adversarial.append(suspicious and not explained)
-        quality.append(explained)
+    judged = bundle.calibration.p_values(readings, samples.sources)
+    routes = [levels_of(p, manifest.levels, manifest.source_levels).route(p) for p in judged]
     return Judgement(
         samples,
         measured,
         readings,
         measured.predicted == samples.labels,
-        np.array(adversarial, dtype=np.bool_),
-        np.array(quality, dtype=np.bool_),
-        np.array(fused),
+        np.array([route == "adversarial" for route in routes], dtype=np.bool_),
+        np.array([route == "quality" for route in routes], dtype=np.bool_),
+        np.array([p.fused for p in judged]),
     )
 
 

@@ -62,13 +62,8 @@ class Decision:
 
 
 def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
-    """Judge one image.
-
-    The adversarial level decides how grave the verdict is, the quality score which route it takes:
-    an image that is far from all that the model was meant for looks suspicious for that reason, and
-    belongs to who looks after image quality, not to the security alarm. What is suspicious needs
-    less to be called so than what is held for its quality alone. A score that is not finite
-    is answered by ``policy.on_detector_failure``.
+    """Judge one image: the adversarial level decides how grave the verdict is, ``levels`` which
+    route it takes. A score that is not finite is answered by ``policy.on_detector_failure``.
 
     Args:
         p: the image's conformal p-values.
@@ -76,18 +71,17 @@ def decide(p: PValues, levels: CellLevels, policy: Policy) -> Decision:
     """
     if not math.isfinite(p.fused):
         return _unjudged(policy, "the fused detector gave no finite score")
+    route = levels.route(p)
+    if route is None:
+        return Decision(Verdict.ACCEPT, None, "no p-value at or below a level")
     for verdict, level in ((Verdict.REJECT, levels.reject), (Verdict.FLAG, levels.flag)):
         if level is not None and p.fused <= level:
-            reason = f"fused p-value at or below {verdict} level"
-            if levels.unusual(p.quality):
-                return Decision(verdict, Route.QUALITY, f"{reason}, and the image is unusual")
-            return Decision(verdict, Route.ADVERSARIAL, reason)
-    if levels.quality is not None:
-        if not math.isfinite(p.quality):
-            return _unjudged(policy, "the quality detector gave no finite score")
-        if p.quality <= levels.quality:
-            return Decision(Verdict.FLAG, Route.QUALITY, "quality p-value at or below its level")
-    return Decision(Verdict.ACCEPT, None, "no p-value at or below a level")
+            unusual = ", and the image is unusual" if route == "quality" else ""
+            reason = f"fused p-value at or below {verdict} level{unusual}"
+            return Decision(verdict, Route(route), reason)
+    if not math.isfinite(p.quality):
+        return _unjudged(policy, "the quality detector gave no finite score")
+    return Decision(Verdict.FLAG, Route.QUALITY, "quality p-value at or below its level")
 
 
 def with_history(decision: Decision, sight: Sight, response: Response) -> Decision:
