@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save
 
 from detectors.acceptance import accept
+from detectors.attacks_held import attacks_held
 from detectors.bundle import (
     CALIBRATION,
     GRAPH,
@@ -44,7 +45,7 @@ from detectors.samples import Samples, group_numbers, joined, measure, run_graph
 from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
 from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
-from detectors.shortfalls import WITNESS
+from detectors.shortfalls import HELD, WITNESS
 from detectors.side_networks import followed, teach
 from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
@@ -189,6 +190,9 @@ def fit(
         readings, len(spec.classes), calibration.sources, images_needed(alphas.flag)
     )
     levels = tuple(levels_for(cell, alphas) for cell in cells.cells)
+    if stage is None:  # else the first stage only picks what the second holds
+        held, successes = attacks_held(guard, splits[1], cells, levels)
+        provenance = {**(provenance or {}), HELD: {"held": held, "of": successes}}
     fixture = accept(model, guard, beside, first, cells)
     sent = choose(fusion.benign[0], fusion.attacked, canaries, fused, cells, levels)
     files = {

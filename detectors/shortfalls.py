@@ -1,4 +1,4 @@
-"""What a bundle's calibration images cannot support, in words. Torch-free."""
+"""What the images that a bundle was fitted on cannot support, in words. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from detectors.calibrate import images_needed, images_needed_on_average
 
 WITNESS = "witness follows the model"
 """In a manifest's provenance: ``detectors.side_networks.followed``."""
+HELD = "attacks held while fitting"
+"""In a manifest's provenance, ``{"held": 50, "of": 60}``: ``detectors.attacks_held``."""
+HELD_ENOUGH = 0.8
 FOLLOWS = 0.95
 """Below it a witness's disagreement says more of the witness than of the image."""
 
 
 def shortfalls(manifest: Manifest) -> list[str]:
-    """A sentence for each verdict that the calibration images cannot support, and for a witness
-    that has not learnt enough."""
+    """A sentence for each verdict that the calibration images cannot support, for a guard that
+    holds few attacks, and for a witness that has not learnt enough."""
     sentences = []
     for name, level in zip(manifest.model.classes, manifest.levels, strict=True):
         for verdict in ("flag", "reject"):
@@ -40,6 +43,14 @@ def shortfalls(manifest: Manifest) -> list[str]:
                 "there it is judged by the calibration of all sources together, whose rate holds "
                 "on average over them"
             )
+    attacks = manifest.provenance.get(HELD)
+    if attacks is not None and attacks["held"] < HELD_ENOUGH * attacks["of"]:
+        sentences.append(
+            f"of {attacks['of']} attacks that change a diagnosis only {attacks['held']} are held, "
+            "and these are of the images that the detectors were weighed on: new ones are held "
+            "less often, so this guard protects little. Give it more images, and see what lazaret "
+            "evaluate says"
+        )
     follows = manifest.provenance.get(WITNESS)
     if follows is not None and follows < FOLLOWS:
         sentences.append(
