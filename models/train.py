@@ -58,6 +58,7 @@ class Recipe:
     ``held_back`` is never shown, from weights of its own."""
 
 
+FACTORY = "models.resnet:resnet"
 SURROGATE_WEIGHTS = 1_000_003
 """Added to the seed of a surrogate's weights, order and augmentation, which nothing ties to those
 of the model it stands in for."""
@@ -127,7 +128,7 @@ def train(
     )
     spec = spec.model_copy(
         update={
-            "factory": "models.resnet:resnet",
+            "factory": FACTORY,
             "arguments": {
                 **spec.arguments,
                 "channels": spec.preprocessing.channels,

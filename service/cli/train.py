@@ -99,7 +99,7 @@ def train(
         from models.hardening import Hardening
         from models.load import load_model
         from models.save import save_model
-        from models.train import Orientation, Recipe
+        from models.train import FACTORY, Orientation, Recipe
 
         if out.exists():
             raise DatasetProblem(f"{out}: exists already; choose another folder")
@@ -119,6 +119,8 @@ def train(
             spec = new_spec(name, dataset.classes, size, channels, stages)
         elif not isinstance(first, DiagnosticModel):
             raise DatasetProblem(f"--start {start}: has no weights to go on from, only a graph")
+        elif first.spec.factory != FACTORY:
+            raise DatasetProblem(f"--start {start}: is no network of lazaret train")
         elif widths or blocks:
             raise DatasetProblem("--widths and --blocks are those of --start: leave them out")
         elif first.spec.classes == dataset.classes:
