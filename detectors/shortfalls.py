@@ -10,8 +10,8 @@ WITNESS = "witness follows the model"
 HELD = "attacks held while fitting"
 """In a manifest's provenance, ``{"held": 50, "of": 60}``: ``detectors.attacks_held``."""
 HELD_ENOUGH = 0.8
-"""Of the guards in docs/results 0.98 on chest X-rays, where attacks hardly harm, and 0.77 and less
-where they do."""
+"""Of the guards in docs/results 0.98 and 1 where attacks hardly harm, 0.77 and less where they do
+(docs/evidence.md)."""
 FOLLOWS = 0.95
 """Below it a witness's disagreement says more of the witness than of the image."""
 

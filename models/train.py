@@ -217,9 +217,8 @@ def begin_from(start: DiagnosticModel, network: nn.Module, classes: Sequence[str
     """Give ``network`` the weights of ``start``, which has the same stages.
 
     For other classes the classifying layer stays as it was drawn; a stem for gray images serves one
-    for colour, each channel a third, and the other way round. A network that was hardened on many
-    images gives one for few what those alone do not teach it, to be right and to be robust
-    (Hendrycks, Lee and Mazeika 2019, arXiv 1901.09960).
+    for colour, each channel a third, and the other way round. What was hardened on many images
+    helps a network for few to be robust (Hendrycks, Lee and Mazeika 2019, arXiv 1901.09960).
     """
     weights = dict(start.network.state_dict())
     own = network.state_dict()

@@ -58,6 +58,8 @@ def test_fitting_says_what_it_left_out_and_what_it_cannot_assure(
     assert "left out: images/broken.png" in said
     # 700 images leave under 299 calibration images a class
     assert "cannot assure reject at 0.1%" in " ".join(said.split())
+    # with no alarm assured hardly an attack is held, and the user must not have to find out
+    assert "this guard protects little" in " ".join(said.split())
 
 
 @CHECKED

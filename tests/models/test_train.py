@@ -137,7 +137,7 @@ def test_few_images_go_on_from_a_network_for_others(data: Path, tmp_path: Path) 
     gray = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         seen = fresh.eval().stem(gray.expand(-1, 3, -1, -1))
-        torch.testing.assert_close(seen, zoo.network.stem(gray))  # type: ignore[operator]
+        torch.testing.assert_close(seen, zoo.network.stem(gray))  # type: ignore[operator]  # Modules to torch
 
 
 def test_hardening_moves_within_its_strength_and_towards_the_loss() -> None:
