@@ -1,13 +1,14 @@
-"""How far agreement's squeezed view may move a pixel: views side by side, agreement alone.
+"""Agreement's squeezed view: what moves a pixel and how far, side by side, agreement alone.
 
     PYTHONPATH=. python benchmarks/squeezed_views.py --data $LAZARET_DATA \\
-        --out docs/results/squeezed_views.md
+        --out docs/results/squeezed_views.md \\
+        [chest-xray-hard=cxr_kermany runs/modalities/models/dermoscopy-hard=derm_isic2017]
 
-A limit on the median's move trades what it undoes (attacks) against what it takes away whole
-(letters, dead columns). Agreement is fitted with every view on the same few benign images of the
-hardened chest model; alarms are at a realised 1 % of clean test images, by predicted class. Attacks
-are the successful ones of the fusion split, which agreement does not see; they are kept in
-``$LAZARET_CACHE``.
+A limit on a view's move trades what it undoes (attacks) against what it takes away whole (letters,
+dead columns). Agreement is fitted with every view on the same few benign images; alarms are at a
+realised 1 % of clean ones, by predicted class. All images but a second site's are of the guard's
+own patients: fitted on reference, judged on fusion, so that a choice does not see the test images.
+Attacks are the successful ones, kept in ``$LAZARET_CACHE``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import median_filter
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.campaign import FAMILIES, FIT_EPSILONS, attacked_once, shifted
 from attacks.generate import bench_of
@@ -26,10 +29,9 @@ from attacks.part_store import PartStore, default_folder
 from detectors.agreement import Agreement
 from detectors.features import Features, concatenate
 from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
-from detectors.guard_data import test_examples as judging_examples
 from detectors.second_stage_fit import as_features
 from detectors.side_networks import inputs_of
-from detectors.squeeze import FAR, NEAR, median3, root_mean_square
+from detectors.squeeze import FAR, NEAR, blur, root_mean_square
 from models.datasets import load_images, read_dataset, unlabelled
 from models.diagnostic import DiagnosticModel
 from models.head import class_logits
@@ -37,40 +39,65 @@ from models.load import load_model, model_digest, victim_of
 from models.machine import describe
 from models.preprocess import Preprocess
 
-MODEL, DATA, SITE, PNG = "chest-xray-hard", "cxr_kermany", "cxr_hannover_covid", "cxr_kermany_png"
+SITES = {"cxr_kermany": "cxr_hannover_covid"}
+"""Another hospital's images, where there are any."""
 FIT = (
     ("faint_noise", 1), ("sign_noise", 1), ("jpeg", 1), ("gaussian_blur", 1), ("gaussian_noise", 1),
     ("speckle_noise", 1), ("impulse_noise", 1), ("gaussian_noise", 2), ("dead_columns", 1),
     ("dead_columns", 2), ("sharpen", 1), ("sharpen", 2), ("burned_in_text", 1),
     ("burned_in_text", 2),
 )  # fmt: skip
-SHOWN = (("burned_in_text", 1), ("burned_in_text", 2), ("dead_columns", 2), ("impulse_noise", 1))
+SHOWN = (
+    ("burned_in_text", 1), ("burned_in_text", 2), ("dead_columns", 2), ("impulse_noise", 1),
+    ("gaussian_noise", 2), ("gaussian_blur", 2), ("contrast_down", 2),
+)  # fmt: skip
 ATTACKS = ("fgsm", "bim", "pgd")
 FPR = 0.01
 BATCH = 32
 
-Move = Callable[[Tensor], Tensor]
-"""From the median's move in grey levels to the view's."""
+Limit = Callable[[Tensor], Tensor]
+"""From a move in grey levels to the view's."""
 
 
-def clamped(reach: float) -> Move:
+def anything(move: Tensor) -> Tensor:
+    """No limit."""
+    return move
+
+
+def clamped(reach: float) -> Limit:
     """At most ``reach``."""
     return lambda move: move.clamp(-reach, reach)
 
 
-def redescending(near: float, far: float) -> Move:
+def redescending(near: float, far: float) -> Limit:
     """All of it up to ``near``, none from ``far``."""
     return lambda move: move * ((far - move.abs()) / (far - near)).clamp(0, 1)
 
 
-VIEWS: dict[str, Move] = {
-    "the median itself": lambda move: move,
-    "clamped at 10": clamped(10),
-    "clamped at 6": clamped(6),
+def median(x: Tensor) -> Tensor:
+    """Over 3 x 3 pixels."""
+    return torch.from_numpy(median_filter(x.numpy(), size=(1, 1, 3, 3), mode="nearest"))
+
+
+def wide_blur(x: Tensor) -> Tensor:
+    """A Gaussian of one pixel's standard deviation, over 5 x 5 pixels."""
+    axis = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    window = torch.outer(axis, axis).expand(x.shape[1], 1, -1, -1)
+    padded = functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    return functional.conv2d(padded, window, groups=x.shape[1])
+
+
+SQUEEZES = {"median": median, "blur": blur, "wide blur": wide_blur}
+VIEWS: dict[str, tuple[str, Limit]] = {
+    "median, no limit": ("median", anything),
+    "median, clamped at 10": ("median", clamped(10)),
+    "median, 4 to 8": ("median", redescending(4, 8)),
+    "blur, no limit": ("blur", anything),
     **{
-        f"all up to {near:g}, none from {far:g}": redescending(near, far)
-        for near, far in ((10, 20), (6, 12), (5, 8), (NEAR, FAR), (3, 6))
+        f"blur, {near:g} to {far:g}": ("blur", redescending(near, far))
+        for near, far in ((3, 6), (NEAR, FAR), (5, 10), (6, 12), (8, 16))
     },
+    "wide blur, 4 to 8": ("wide blur", redescending(4, 8)),
 }
 
 
@@ -82,61 +109,49 @@ def seen(model: DiagnosticModel, images: Sequence[np.ndarray]) -> dict[str, Feat
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]
             x = torch.cat([inputs_of(preprocess, [image]) for image in batch])
-            move = (median3(x) - x) / preprocess.gain
+            moves = {name: (to(x) - x) / preprocess.gain for name, to in SQUEEZES.items()}
             plain = class_logits(model.activations(x)[0], model.spec.head)
-            for view, limit in VIEWS.items():
-                moved = limit(move) * preprocess.gain
+            for view, (squeeze, limit) in VIEWS.items():
+                moved = limit(moves[squeeze]) * preprocess.gain
                 squeezed = class_logits(model.activations(x + moved)[0], model.spec.head)
                 parts[view].append(as_features(plain, squeezed, root_mean_square(moved)))
     return {view: concatenate(of) for view, of in parts.items()}
 
 
-def main() -> None:
-    """Measure and print; write the page if asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", required=True, type=Path, help="holds cxr_kermany and the others")
-    parser.add_argument("--images", type=int, default=60, help="of every shift")
-    parser.add_argument("--clean", type=int, default=250)
-    parser.add_argument("--attack-images", type=int, default=400)
-    parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args()
-    model = load_model(MODEL)
+def compared(name: str, data: Path, images: int, clean_images: int, attacked: int) -> list[str]:
+    """A model's table, as lines of the page."""
+    model = load_model(name)
     assert isinstance(model, DiagnosticModel)
     model.eval()
-    dataset = read_dataset(chosen.data / DATA, model.spec.classes)
+    dataset = read_dataset(data, model.spec.classes)
     splits = split_samples(clean_samples(load_images(guard_examples(dataset, model.spec, 0))), 0)
-    reference = draw(splits["reference"], chosen.images, 0)
+    reference, judged = (draw(splits[split], images, 0) for split in ("reference", "fusion"))
     known = [
         seen(model, s.images) for s in (reference, *(shifted(reference, *kind, 0) for kind in FIT))
     ]
-    tests = clean_samples(load_images(judging_examples(dataset, 0)))
-    shown = draw(tests, chosen.images, 0)
-    copies = read_dataset(chosen.data / PNG, model.spec.classes)
-    benign = {
-        **{f"{kind} {level}": shifted(shown, kind, level, 0).images for kind, level in SHOWN},
-        "PNG copies": draw(
-            clean_samples(load_images(judging_examples(copies, 0))), chosen.images, 0
-        ).images,
-        "second site": clean_samples(load_images(unlabelled(chosen.data / SITE, 120))).images,
+    columns = {
+        f"{kind} {level}": seen(model, shifted(judged, kind, level, 0).images)
+        for kind, level in SHOWN
     }
-    judged = {title: seen(model, images) for title, images in benign.items()}
-    clean = seen(model, draw(tests, chosen.clean, 1).images)
+    if data.name in SITES:
+        site = load_images(unlabelled(data.parent / SITES[data.name], 120))
+        columns["second site"] = seen(model, clean_samples(site).images)
+    clean = seen(model, draw(splits["fusion"], clean_images, 1).images)
     bench = bench_of(
         victim_of(model, "cpu"), digest=model_digest(model), seed=0, attempts=True, device="cpu"
     )
     hit = attacked_once(
-        bench, draw(splits["fusion"], chosen.attack_images, 0), FAMILIES, FIT_EPSILONS,
+        bench, draw(splits["fusion"], attacked, 0), FAMILIES, FIT_EPSILONS,
         progress=lambda *_: None, store=PartStore(default_folder()),
     )  # fmt: skip
-    successes = {}
     for samples in hit:
         if samples.origin in ATTACKS and samples.level > 1:
-            attacked = seen(model, samples.images)
-            wrong = attacked[next(iter(VIEWS))].predicted != torch.from_numpy(samples.labels)
-            successes[f"{samples.title}, {int(wrong.sum())}"] = {
-                view: of.rows(wrong) for view, of in attacked.items()
-            }
-    columns = {**judged, **successes}
+            of = seen(model, samples.images)
+            wrong = of[next(iter(VIEWS))].predicted != torch.from_numpy(samples.labels)
+            if wrong.any():
+                columns[f"{samples.title}, {int(wrong.sum())}"] = {
+                    view: features.rows(wrong) for view, features in of.items()
+                }
     rows = []
     for view in VIEWS:
         features = concatenate([part[view] for part in known])
@@ -151,17 +166,42 @@ def main() -> None:
                 for of in columns.values()
             ]
         rows.append(f"| {view} | {' | '.join(f'{100 * share:.0f} %' for share in shares)} |")
+    return [
+        f"## {Path(name).name}", "",
+        f"{len(reference.images)} reference images and {len(FIT)} shifts of them to fit; "
+        f"{len(clean['blur, no limit'].predicted)} clean, {len(judged.images)} shifted ones.", "",
+        f"| view | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows, "",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print; write the page if asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=["chest-xray-hard=cxr_kermany"],
+                        metavar="MODEL=DATASET")  # fmt: skip
+    parser.add_argument("--data", required=True, type=Path, help="holds the data sets")
+    parser.add_argument("--images", type=int, default=60, help="of every shift")
+    parser.add_argument("--clean", type=int, default=250)
+    parser.add_argument("--attack-images", type=int, default=400)
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    sections: list[str] = []
+    for case in chosen.cases:
+        name, _, dataset = case.partition("=")
+        sections += compared(
+            name, chosen.data / dataset, chosen.images, chosen.clean, chosen.attack_images
+        )
     page = "\n".join(
         [
-            "# How far the squeezed view moves a pixel", "",
+            "# What the squeezed view does to a pixel", "",
             "`PYTHONPATH=. python benchmarks/squeezed_views.py --data $LAZARET_DATA --out "
-            f"docs/results/squeezed_views.md`; {describe()}. `{MODEL}`, agreement alone, fitted on "
-            f"{chosen.images} reference images and {len(FIT)} shifts of them; share above the "
-            f"score that 1 % of {chosen.clean} clean test images exceed, by predicted class. "
-            f"Shifts of {chosen.images} test images; successful attacks of the fusion split, their "
-            "numbers in the heading. Moves in grey levels. The guard's view: all up to "
-            f"{NEAR:g}, none from {FAR:g}.", "",
-            f"| view | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|", *rows, "",
+            f"docs/results/squeezed_views.md {' '.join(chosen.cases)}`; {describe()}. Agreement "
+            "alone: share above the score that 1 % of clean images exceed, by predicted class. All "
+            "but the second site are the guard's own patients, fitted on reference and judged on "
+            "fusion; attacks are those that succeed, their numbers in the heading. Limits in grey "
+            "levels: of *4 to 8* all of a move up to 4, none from 8. The guard's view is the blur, "
+            f"{NEAR:g} to {FAR:g}.", "",
+            *sections,
         ]
     )  # fmt: skip
     print(page)

@@ -1,6 +1,6 @@
 """Random views of an image, as parameters: what the second stage looks through.
 
-Torch-free: serving draws them. A view is the image mixed with its 3 x 3 median, noised, and seen
+Torch-free: serving draws them. A view is the image mixed with its squeezed view, noised, and seen
 through a small random zoom, shift and blur. The graph of ``detectors.second_graph`` applies them.
 """
 
@@ -34,7 +34,7 @@ class Draws:
     columns: Floats
     """``float32[M, w, w]``: the same of columns."""
     mix: Floats
-    """``float32[M]``: the median's share."""
+    """``float32[M]``: the squeezed view's share."""
     noise: Floats
     """``float32[M, C, h, w]``, in grey levels."""
 
