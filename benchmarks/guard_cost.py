@@ -27,7 +27,7 @@ from detectors.bundle import Bundle
 from detectors.feature_graph import feature_graph
 from detectors.fit import FITTED_ON, fit_guard
 from detectors.grain import Grain
-from detectors.guard import fuse
+from detectors.guard import TRIAGE, fuse
 from detectors.measured_split import MeasuredSplit
 from models.diagnostic import DiagnosticModel
 from models.engine import READING
@@ -38,6 +38,7 @@ from models.onnx_engine import OnnxEngine
 from models.spec import Preprocessing
 
 GRAPHS = ("bare model", "detectors in one pass", "agreement's second pass too")
+FIRST_STAGE = "first stage of two"
 
 
 def always_on(bundle: Bundle, model: DiagnosticModel) -> bytes:
@@ -77,7 +78,9 @@ def stand_ins(name: str) -> tuple[DiagnosticModel, dict[str, bytes]]:
     model = resnet(name) if name in DEPTHS else load_model(name)
     assert isinstance(model, DiagnosticModel)
     made = (export_bare(model), guarded(model, ONE_PASS), guarded(model))
-    return model, dict(zip(GRAPHS, made, strict=True))
+    return model, {
+        **dict(zip(GRAPHS, made, strict=True)), FIRST_STAGE: guarded(model, TRIAGE)
+    }  # fmt: skip
 
 
 def rows(

@@ -122,7 +122,7 @@ class Run:
         model = self.model(modality, "plain" if guard == "plain" else "hard")
         bundle = self.work / "bundles" / name
         if not bundle.exists():
-            staged = ("--detectors", "kd,mahalanobis,witness,grain", "--second-stage", "4")
+            staged = ("--second-stage", "3")
             lazaret(
                 "fit", "--model", model, "--data", self.data / modality.data, "--attack-images",
                 self.attack_images, "--flag", modality.flag, "--quality", modality.flag,

@@ -3,7 +3,7 @@
 Torch half: ``features`` (what a detector sees), ``detector`` (what one is), one file each for
 ``kd``, ``lid`` (and ``tle``, the released code's estimate), ``mahalanobis``, ``dfeat``, ``qfeat``,
 ``agreement`` (with ``squeeze``), ``neighbour_labels``, ``recovery``, ``least_significant``,
-``relative``, ``witness`` (with ``student``), ``residual`` (with ``residual_network``;
+``relative``, ``margin``, ``witness`` (with ``student``), ``residual`` (with ``residual_network``;
 ``side_networks`` teaches both networks); ``quality``; ``fusion``; ``guard`` (the fused graph as a
 module); ``fit``. They stand on ``logistic``, ``forest`` and ``svm`` (scikit-learn models as
 tensors), on ``cues`` (numbers learnt from benign images, standardised out of sample) with

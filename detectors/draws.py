@@ -1,7 +1,8 @@
 """Random views of an image, as parameters: what the second stage looks through.
 
-Torch-free: serving draws them. A view is the image mixed with its squeezed view, noised, and seen
-through a small random zoom, shift and blur. The graph of ``detectors.second_graph`` applies them.
+Torch-free: serving draws them. A view is what a small random zoom, shift and blur
+make of the image and noise, where that moves a pixel little (``detectors.squeeze``).
+The graph of ``detectors.second_graph`` applies them.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-SHIFT = 2.0
+SHIFT = 0.5
 """Pixels of the network's input, at most, along each axis."""
-ZOOM = 0.03
+ZOOM = 0.004
 """At most, in or out."""
-BLUR = (0.4, 0.9)
-"""Standard deviation of the Gaussian, in pixels: the first hardly blurs."""
-NOISE = 2.0
+BLUR = (0.6, 1.0)
+"""Standard deviation of the Gaussian, in pixels."""
+NOISE = 1.0
 """Grey levels, at most: the standard deviation of Gaussian noise."""
 
 
@@ -33,8 +34,6 @@ class Draws:
     """``float32[M, h, h]``: every output row's weights of the input's rows."""
     columns: Floats
     """``float32[M, w, w]``: the same of columns."""
-    mix: Floats
-    """``float32[M]``: the squeezed view's share."""
     noise: Floats
     """``float32[M, C, h, w]``, in grey levels."""
 
@@ -50,7 +49,6 @@ def draw(rng: np.random.Generator, views: int, channels: int, size: tuple[int, i
     return Draws(
         np.stack([_axis(height, *one) for one in zip(zoom, down, blur, strict=True)]),
         np.stack([_axis(width, *one) for one in zip(zoom, right, blur, strict=True)]),
-        rng.uniform(0, 1, views).astype(np.float32),
         noise * level.astype(np.float32)[:, None, None, None],
     )
 

@@ -19,6 +19,7 @@ from detectors.kd import KernelDensity
 from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
+from detectors.margin import Margin
 from detectors.neighbour_labels import NeighbourLabels
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality, aspects
@@ -48,12 +49,15 @@ DETECTORS: dict[str, type[Detector]] = {
     for detector in (
         KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement,
         NeighbourLabels, LayerRecovery, LeastSignificant, RelativeMahalanobis,
-        Witness, Residual, Grain,
+        Witness, Residual, Grain, Margin,
     )
 }  # fmt: skip
 DEFAULT = ("kd", "mahalanobis", "agreement", "grain")
 """Those that earn their place in the fusion (docs/evidence.md); the others are there to compare
 with."""
+TRIAGE = ("kd", "grain", "margin")
+"""The default of a first stage that chooses whom a second one looks at: no second pass of the
+network, none beside it."""
 
 
 def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.second_stage import INPUTS, OUTPUTS
-from detectors.squeeze import root_mean_square, smoothing
+from detectors.squeeze import limited, root_mean_square
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, example_pixels, export_onnx
 from models.head import class_logits
@@ -30,15 +30,13 @@ class Views(nn.Module):
         self.register_buffer("grey", preprocess.gain.detach().clone())
 
     def forward(
-        self, image: Tensor, rows: Tensor, columns: Tensor, mix: Tensor, noise: Tensor
+        self, image: Tensor, rows: Tensor, columns: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x = self.preprocess(image)
-        smoothed = smoothing(x, self.grey)[:, None]
-        x = x[:, None]
-        mixed = x + mix[:, :, None, None, None] * smoothed + noise * self.grey
+        x = self.preprocess(image)[:, None]
         across = columns[:, :, None].transpose(3, 4)
-        view = torch.matmul(torch.matmul(rows[:, :, None], mixed), across)
-        return view.flatten(0, 1), root_mean_square((view - x).flatten(0, 1))
+        seen = torch.matmul(torch.matmul(rows[:, :, None], x + noise * self.grey), across)
+        move = limited(seen - x, self.grey)
+        return (x + move).flatten(0, 1), root_mean_square(move.flatten(0, 1))
 
 
 class _Answers(nn.Module):
@@ -58,9 +56,9 @@ class _SecondStage(nn.Module):
         self.answers = _Answers(model.spec.head)
 
     def forward(
-        self, image: Tensor, rows: Tensor, columns: Tensor, mix: Tensor, noise: Tensor
+        self, image: Tensor, rows: Tensor, columns: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        view, change = self.views(image, rows, columns, mix, noise)
+        view, change = self.views(image, rows, columns, noise)
         return self.answers(self.network(view)), change
 
 
@@ -101,6 +99,5 @@ def _examples(spec: ModelSpec) -> dict[str, Tensor]:
         "image": example_pixels(),
         "rows": torch.rand(*each, height, height),
         "columns": torch.rand(*each, width, width),
-        "mix": torch.rand(*each),
         "noise": torch.rand(*each, spec.preprocessing.channels, height, width),
     }

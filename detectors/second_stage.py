@@ -8,7 +8,7 @@ from what it is in benign images' views, in units of their spread (``detectors.a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,25 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from detectors.bundle import Bundle, SecondStageEntry
+from detectors.draws import Draws
 from detectors.manifest_file import BundleProblem, Refusal
 from models.engine import Floats
 
 SECOND_GRAPH = "second_stage.onnx"
 SECOND = "second_stage.safetensors"
-INPUTS = ("image", "rows", "columns", "mix", "noise")
+INPUTS = ("image", "rows", "columns", "noise")
 OUTPUTS = ("view_logits", "view_change")
+
+
+def feeds(pixels: npt.NDArray[np.uint8], draws: Draws) -> dict[str, npt.NDArray[Any]]:
+    """``INPUTS`` of one image ``uint8[H, W, C]`` and its views."""
+    arrays: tuple[npt.NDArray[Any], ...] = (
+        np.ascontiguousarray(pixels),
+        draws.rows,
+        draws.columns,
+        draws.noise,
+    )
+    return {name: array[None] for name, array in zip(INPUTS, arrays, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)

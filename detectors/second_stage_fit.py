@@ -12,7 +12,7 @@ from detectors.bundle import SecondStageEntry
 from detectors.draws import draw
 from detectors.features import Features
 from detectors.samples import Samples, run_graph
-from detectors.second_stage import OUTPUTS, SecondStage
+from detectors.second_stage import OUTPUTS, SecondStage, feeds
 from models.onnx_engine import OnnxEngine, OnnxGraph
 from models.spec import ModelSpec
 
@@ -70,16 +70,7 @@ def fit_second_stage(
     logits, changes = [], []
     for image in images:
         draws = draw(rng, views, channels, size)
-        seen, change = looking.run(
-            {
-                "image": np.ascontiguousarray(image)[None],
-                "rows": draws.rows[None],
-                "columns": draws.columns[None],
-                "mix": draws.mix[None],
-                "noise": draws.noise[None],
-            },
-            OUTPUTS,
-        )
+        seen, change = looking.run(feeds(image, draws), OUTPUTS)
         logits.append(seen)
         changes.append(change)
     features = as_features(

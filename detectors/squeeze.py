@@ -29,13 +29,12 @@ def squeeze(x: Tensor, gain: Tensor) -> Tensor:
     Returns:
         The same shape.
     """
-    return x + smoothing(x, gain)
+    return x + limited(blur(x) - x, gain)
 
 
-def smoothing(x: Tensor, gain: Tensor) -> Tensor:
-    """What ``squeeze`` moves, of its arguments: the blur's move up to ``NEAR`` grey levels,
-    nothing from ``FAR``, a share of it that falls linearly between."""
-    move = blur(x) - x
+def limited(move: Tensor, gain: Tensor) -> Tensor:
+    """All of a move up to ``NEAR`` grey levels, nothing from ``FAR``, a share of it that falls
+    linearly between. ``gain`` broadcasts."""
     share = (FAR - move.abs() / gain) / (FAR - NEAR)
     return move * share.clamp(0.0, 1.0)
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from detectors.bundle import Bundle
 from detectors.draws import draw, generator
-from detectors.second_stage import OUTPUTS, SECOND_GRAPH, SecondStage
+from detectors.manifest_file import BundleProblem, Refusal
+from detectors.second_stage import INPUTS, OUTPUTS, SECOND_GRAPH, SecondStage, feeds
 from models.engine import READING, Batch, Floats, Readings
 from models.onnx_engine import OnnxEngine, OnnxGraph, Provider
 
@@ -47,12 +48,19 @@ class StagedEngine(OnnxEngine):
             key: secret of the deployment, from which every image's draws follow.
             sizes: of the first stage's batches, as ``OnnxEngine`` takes them.
 
-        Raises ``EngineProblem`` as ``OnnxEngine`` does.
+        Raises ``EngineProblem`` as ``OnnxEngine`` does, and ``BundleProblem`` for a second graph of
+        another kind.
         """
         super().__init__(graph, provider=provider, threads=threads, sizes=sizes)
         self.stage = stage
         self._key = key
         self._views = OnnxGraph(second_graph, provider=provider, threads=threads)
+        if set(self._views.inputs) != set(INPUTS):
+            raise BundleProblem(
+                f"{SECOND_GRAPH} takes {', '.join(self._views.inputs)}, not {', '.join(INPUTS)}: "
+                "it is of another version; fit the bundle again",
+                Refusal.SCHEMA,
+            )
 
     def run(self, images: Batch) -> Readings:
         *values, plain = super().outputs(images, (*READING, "class_logits"))
@@ -87,16 +95,7 @@ class StagedEngine(OnnxEngine):
     def _look(self, pixels: Batch, plain: Floats) -> float:
         entry = self.stage.entry
         draws = draw(generator(self._key, pixels), entry.views, entry.channels, entry.size)
-        views, change = self._views.run(
-            {
-                "image": np.ascontiguousarray(pixels)[None],
-                "rows": draws.rows[None],
-                "columns": draws.columns[None],
-                "mix": draws.mix[None],
-                "noise": draws.noise[None],
-            },
-            OUTPUTS,
-        )
+        views, change = self._views.run(feeds(pixels, draws), OUTPUTS)
         if len(plain) != views.shape[1]:  # the warm-up knows no classes
             plain = np.zeros(views.shape[1], np.float32)
         return self.stage.score(plain, views, change)

@@ -143,6 +143,7 @@ class OnnxGraph:
     ) -> None:
         """Raises ``EngineProblem`` as ``OnnxEngine`` does."""
         self._session = _open(graph, provider, threads)
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str]

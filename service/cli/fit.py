@@ -20,9 +20,10 @@ def fit(
         str,
         typer.Option(
             help="By comma, of detectors/guard.py. Agreement costs a second forward pass, witness "
-            "and residual a few per cent of one."
+            "and residual a few per cent of one. By default kd,mahalanobis,agreement,grain; before "
+            "a second stage kd,grain,margin."
         ),
-    ] = "kd,mahalanobis,agreement,grain",
+    ] = "",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
     reject: Annotated[float, typer.Option(help="False-positive rate of rejection.")] = 0.001,
     quality: Annotated[
@@ -86,7 +87,7 @@ def fit(
         from detectors.bundle import Alphas
         from detectors.fit import FitProblem
         from detectors.fit import fit as fit_bundle
-        from detectors.guard import DETECTORS
+        from detectors.guard import DEFAULT, DETECTORS, TRIAGE
         from detectors.guard_data import clean_samples, guard_examples, training_examples
         from detectors.shortfalls import shortfalls
         from detectors.witness import Witness
@@ -95,7 +96,7 @@ def fit(
 
         if out.exists():
             raise FitProblem(f"{out}: exists already; choose another folder")
-        names = detectors.split(",")
+        names = detectors.split(",") if detectors else TRIAGE if second_stage else DEFAULT
         if unknown := [name for name in names if name not in DETECTORS]:
             raise FitProblem(
                 f"no detector is called {unknown[0]!r}; choose from {', '.join(DETECTORS)}"

@@ -13,6 +13,7 @@ from detectors.kd import KernelDensity
 from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
+from detectors.margin import Margin
 from detectors.neighbour_labels import NeighbourLabels
 from detectors.qfeat import QuantisedFeatures
 from detectors.quality import Quality
@@ -39,8 +40,9 @@ DETECTORS = {
     "witness": lambda: Witness(),
     "residual": lambda: Residual(),
     "grain": lambda: Grain(),
+    "margin": lambda: Margin(),
 }
-VIEWS = ("agreement", "witness", "residual")  # which look at no tap
+VIEWS = ("agreement", "witness", "residual", "margin")  # which look at no tap
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,13 @@ def test_a_batch_changes_nobodys_score(fitted: dict[str, Detector]) -> None:
     for detector in fitted.values():
         alone = torch.cat([detector(features.rows(torch.tensor([i]))) for i in range(30)])
         torch.testing.assert_close(detector(features), alone, rtol=1e-4, atol=1e-4)
+
+
+def test_margin_is_0_where_typical_and_1_on_the_boundary() -> None:
+    """Each class by its own typical margin, here 2 and 8."""
+    benign, labels = gaussian(6, seed=7, classes=2)
+    logits = torch.tensor([[1.0, 0], [2, 0], [3, 0], [0, 7], [0, 8], [0, 9]])
+    detector = Margin().fit(benign._replace(logits=logits), labels, benign)
+    asked = torch.tensor([[2.0, 0], [5, 5], [1, 0], [0, 2], [0, 16]])
+    scores = detector(benign.rows(torch.arange(5))._replace(logits=asked))
+    torch.testing.assert_close(scores, torch.tensor([0, 1, 0.5, 0.75, -1]))

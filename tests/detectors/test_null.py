@@ -11,6 +11,7 @@ from detectors.kd import KernelDensity
 from detectors.least_significant import LeastSignificant
 from detectors.lid import Lid
 from detectors.mahalanobis import Mahalanobis
+from detectors.margin import Margin
 from detectors.neighbour_labels import NeighbourLabels
 from detectors.null_test import null_test, refitted_null_test
 from detectors.paper_protocol import null
@@ -38,6 +39,7 @@ def test_every_detector_refitted_on_benign_images_finds_nothing() -> None:
         LayerRecovery(),
         LeastSignificant(),
         RelativeMahalanobis(),
+        Margin(),
     ]
     results = refitted_null_test(detectors, benign, labels, torch.arange(1600))
     assert [result.detector for result in results] == [d.name for d in detectors]
