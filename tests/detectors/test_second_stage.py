@@ -11,11 +11,12 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from safetensors.numpy import load
+from small_fit import noise, small_fit
 
 from attacks.guarded import GuardedModel
 from detectors.bundle import Bundle
 from detectors.draws import draw, generator
-from detectors.fit import FITTED_ON, FitSplit, fit
+from detectors.fit import FITTED_ON, fit
 from detectors.judgement import judge
 from detectors.manifest_file import BundleProblem
 from detectors.measured_split import MeasuredSplit
@@ -23,56 +24,19 @@ from detectors.samples import FIELDS, Samples, measure
 from detectors.second_stage import SecondStage
 from detectors.second_stage_fit import as_agreement, as_features
 from detectors.staged_engine import StagedEngine, open_engine
-from models.diagnostic import DiagnosticModel
 from models.imaging.encode import png
 from models.onnx_engine import OnnxEngine
-from models.resnet import resnet
-from models.spec import ModelSpec, Preprocessing
 from service.app import create_app
 from service.second_stage_key import second_stage_key
 from service.settings import Settings
 
-SIDE, VIEWS, SHARE = 32, 3, 0.2
-
-
-def noise(count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    strength = rng.uniform(0.1, 1, (count, 1, 1, 1))
-    return (rng.integers(0, 256, (count, SIDE, SIDE, 1)) * strength).astype(np.uint8)
+VIEWS, SHARE = 3, 0.2
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    torch.manual_seed(0)
-    spec = ModelSpec(
-        name="small", classes=("a", "b"), preprocessing=Preprocessing(resize=(SIDE, SIDE))
-    )
-    model = DiagnosticModel(spec, resnet([4, 8], [1, 1], 1, 2))
-    with torch.no_grad():
-        logits = model(torch.from_numpy(noise(100, 9)))
-        model.network.classify.bias -= logits.median(dim=0).values
-
-    def samples(count: int, seed: int, labels: np.ndarray | None = None) -> Samples:
-        images = noise(count, seed)
-        if labels is not None:
-            images = images // 4 + 150  # unlike any other: triage must learn something
-        with torch.no_grad():
-            said = model(torch.from_numpy(images)).argmax(dim=1).numpy()
-        names = tuple(str(i) for i in range(count))
-        attacked = labels is not None
-        return Samples(
-            tuple(images), labels if attacked else said, names, names,
-            "pgd" if attacked else "clean", 1.0 if attacked else 0.0, attacked,
-        )  # fmt: skip
-
-    splits = []
-    for seed in (1, 2):
-        clean = samples(60, seed)
-        splits.append(FitSplit((clean,), (samples(60, seed + 10, clean.labels),)))
     out = tmp_path_factory.mktemp("second") / "bundle"
-    return fit(
-        model, *splits, samples(400, 3), out, names=("kd",), canaries=0, views=VIEWS, share=SHARE
-    )
+    return fit(*small_fit(), out, names=("kd",), canaries=0, views=VIEWS, share=SHARE)
 
 
 def test_only_the_most_suspicious_are_looked_at_and_stay_the_most_suspicious(
