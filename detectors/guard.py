@@ -55,7 +55,7 @@ DETECTORS: dict[str, type[Detector]] = {
 DEFAULT = ("kd", "mahalanobis", "agreement", "grain")
 """Those that earn their place in the fusion (docs/evidence.md); the others are there to compare
 with."""
-TRIAGE = ("kd", "grain", "margin")
+TRIAGE = ("kd", "relative_mahalanobis", "grain", "margin")
 """The default of a first stage that chooses whom a second one looks at: no second pass of the
 network, none beside it."""
 

@@ -21,7 +21,7 @@ def fit(
         typer.Option(
             help="By comma, of detectors/guard.py. Agreement costs a second forward pass, witness "
             "and residual a few per cent of one. By default kd,mahalanobis,agreement,grain; before "
-            "a second stage kd,grain,margin."
+            "a second stage kd,relative_mahalanobis,grain,margin."
         ),
     ] = "",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
