@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="holds the data sets")
     parser.add_argument("--images", type=int, default=60, help="of every shift")
     parser.add_argument("--clean", type=int, default=250)
-    parser.add_argument("--attack-images", type=int, default=400)
+    parser.add_argument("--attack-images", type=int, default=160)
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     sections: list[str] = []
