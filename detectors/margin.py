@@ -15,14 +15,14 @@ class Margin(Detector):
     """After the baseline of Hendrycks and Gimpel 2017 (arXiv 1610.02136), with the logits' margin
     in the largest probability's place, which saturates.
 
-    With ``m = z_c - max_{j != c} z_j`` the predicted class's margin, the score is ``1 - m / t_c``,
-    ``t_c`` the median margin of reference images of class ``c``: 0 is typical, 1 lies on the
+    With ``m = z_c - max_{j != c} z_j`` the predicted class's margin, the score is ``-m / t_c``,
+    ``t_c`` the median margin of reference images of class ``c``: -1 is typical, 0 lies on the
     boundary. An attack that is just strong enough ends there. It is evidence enough to look twice,
     and none to hold: honest images lie there, too.
     """
 
     name = "margin"
-    inverse_typical: Tensor
+    per_margin: Tensor
 
     def fit(
         self,
@@ -37,14 +37,12 @@ class Margin(Detector):
             margin[predicted == c].quantile(0.5) if (predicted == c).any() else typical
             for c in range(benign.logits.shape[1])
         ]
-        self._store(inverse_typical=1 / torch.stack(by_class).clamp(min=1e-6))
+        self._store(per_margin=-1 / torch.stack(by_class).clamp(min=1e-6))
         return self
 
     def forward(self, features: Features) -> Tensor:
-        scale = self.inverse_typical.index_select(0, features.predicted)
-        return 1 - _margins(features.logits) * scale
+        return _margins(features.logits) * self.per_margin.index_select(0, features.predicted)
 
 
 def _margins(logits: Tensor) -> Tensor:
-    best = logits.topk(2, dim=1).values
-    return best[:, 0] - best[:, 1]
+    return logits.topk(2, dim=1).values @ logits.new_tensor([1.0, -1.0])  # one operation

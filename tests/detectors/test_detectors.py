@@ -105,11 +105,11 @@ def test_a_batch_changes_nobodys_score(fitted: dict[str, Detector]) -> None:
         torch.testing.assert_close(detector(features), alone, rtol=1e-4, atol=1e-4)
 
 
-def test_margin_is_0_where_typical_and_1_on_the_boundary() -> None:
+def test_margin_is_minus_1_where_typical_and_0_on_the_boundary() -> None:
     """Each class by its own typical margin, here 2 and 8."""
     benign, labels = gaussian(6, seed=7, classes=2)
     logits = torch.tensor([[1.0, 0], [2, 0], [3, 0], [0, 7], [0, 8], [0, 9]])
     detector = Margin().fit(benign._replace(logits=logits), labels, benign)
     asked = torch.tensor([[2.0, 0], [5, 5], [1, 0], [0, 2], [0, 16]])
     scores = detector(benign.rows(torch.arange(5))._replace(logits=asked))
-    torch.testing.assert_close(scores, torch.tensor([0, 1, 0.5, 0.75, -1]))
+    torch.testing.assert_close(scores, torch.tensor([-1, 0, -0.5, -0.25, -2]))
