@@ -31,7 +31,7 @@ class Agreement(Detector):
     ``m_squeezed ~ a_c . (1, m, r, r^2)``, and 98 % of them keep within 2.3 times a spread
     ``s_c . (1, m, r, r^2)``. The score is ``|expected - actual|`` in units of that spread. So an
     image close to the boundary, where both views waver, stays quiet, and so does a noisy one, whose
-    pixels the median moves far: an attack changes the answer more than its size accounts for.
+    pixels the blur would move far: an attack changes the answer more than its size accounts for.
 
     The spread is a quantile, not a mean deviation: the differences of noisy images have longer
     tails than those of clean ones, and the false alarms are in the tails.
