@@ -36,6 +36,7 @@ _FEATURES = (
     "residual",
     "picture",
     "grain",
+    "aligned",
 )
 _READ = ("class_logits", "probabilities", "squeezed_logits", "scores", "fused", "quality", "taps")
 

@@ -34,6 +34,7 @@ from attacks.corruptions import CORRUPTIONS
 from attacks.generate import bench_of
 from attacks.part_store import PartStore, default_folder
 from attacks.work import Bench
+from detectors.aligned import WIDTH
 from detectors.bundle import UNUSUAL
 from detectors.detector import Detector
 from detectors.feature_graph import feature_graph
@@ -101,7 +102,7 @@ def gather(model: DiagnosticModel, bench: Bench, data: Path, sizes: argparse.Nam
     """Draw, shift, attack and measure."""
     seed = 0
     engine = OnnxEngine(
-        feature_graph(model, squeezed=True, grain=True).SerializeToString(), threads=1
+        feature_graph(model, squeezed=True, grain=True, aligned=True).SerializeToString(), threads=1
     )
     store = PartStore(default_folder())
     dataset = read_dataset(data / "cxr_kermany", model.spec.classes)
@@ -281,12 +282,18 @@ class Alone(nn.Module):
         self.detector, self.widths = detector, widths
 
     def forward(
-        self, taps: Tensor, logits: Tensor, squeezed: Tensor, change: Tensor, grain: Tensor
+        self,
+        taps: Tensor,
+        logits: Tensor,
+        squeezed: Tensor,
+        change: Tensor,
+        grain: Tensor,
+        aligned: Tensor,
     ) -> Tensor:
         none = logits[:, :0]
         each = split_taps(taps, self.widths)
         score: Tensor = self.detector(
-            Features(each, logits, squeezed, change, none, none, none, grain)
+            Features(each, logits, squeezed, change, none, none, none, grain, aligned)
         )
         return score
 
@@ -299,6 +306,7 @@ def nodes(detector: Detector, widths: tuple[int, ...], classes: int) -> int:
         "squeezed": torch.randn(3, classes),
         "change": torch.rand(3),
         "grain": torch.randn(3, detector.width if isinstance(detector, Grain) else 0),
+        "aligned": torch.rand(3, WIDTH),
     }
     graph = export_onnx(
         Alone(detector, widths), examples, ("score",), {name: (0,) for name in examples}

@@ -42,8 +42,9 @@ FIRST_STAGE = "first stage of two"
 
 
 def always_on(bundle: Bundle, model: DiagnosticModel) -> bytes:
-    """The bundle's guard on the plain feature graph: no second view, no networks beside."""
-    beside = {"agreement", "witness", "residual"}  # what the plain feature graph lacks
+    """The bundle's guard on the plain feature graph: no second view, no gradient, no
+    networks beside."""
+    beside = {"agreement", "witness", "residual", "alignment"}  # what the plain feature graph lacks
     names = [d.name for d in bundle.manifest.detectors if d.name not in beside]
     arrays = load(bundle.read(FITTED_ON))
     guard = fit_guard(

@@ -60,7 +60,8 @@ def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
     splits = [_drawn(seed, sum(widths), classes, squeezed, picture) for seed in (1, 2)]
     guard = fit_guard(splits[0], splits[1], widths, classes, names)
     graph: bytes = fuse(
-        feature_graph(model, squeezed, grain="grain" in names), guard
+        feature_graph(model, squeezed, grain="grain" in names, aligned="alignment" in names),
+        guard,
     ).SerializeToString()
     return graph
 
@@ -107,6 +108,7 @@ def _drawn(seed: int, width: int, classes: int, squeezed: bool, picture: Picture
             rng.uniform(0.01, 0.1, n) if squeezed else np.zeros(n),
             np.empty((n, 0)), np.empty((n, 0)), rng.normal(0, 1, (n, picture.width)),
             rng.normal(0, 1, (n, picture.grain_width)),
+            np.stack([rng.normal(0.05 * shift, 0.01, n), rng.uniform(1, 2, n)], axis=1),
         )  # fmt: skip
         return Measured(*(array.astype(np.float32) for array in arrays))
 

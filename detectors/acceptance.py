@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from detectors.aligned import Aligned, Seed
+from detectors.alignment import Alignment
 from detectors.calibrate import Calibration
 from detectors.fixture import compare
 from detectors.guard import Guard
@@ -71,8 +74,21 @@ def read_with_torch(
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
         picture = Picture(model.preprocess)(x, torch.from_numpy(images))
+        aligned = own[:, :0]
+        if Alignment.name in guard.names:
+            aligned = aligned_of(model, x)
         scores, fused, quality = guard(
-            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), *picture
+            torch.cat(taps, dim=1), own, squeezed, change, *beside(x), *picture, aligned
         )
         answers = (raw, probabilities(raw, model.spec.head), scores, fused, quality)
     return Readings(*(answer.numpy() for answer in answers))
+
+
+@torch.enable_grad()
+def aligned_of(model: DiagnosticModel, x: Tensor) -> Tensor:
+    """``float32[N, 2]``: ``detectors.aligned`` of the network's inputs, by torch's own gradient."""
+    seen = x.detach().requires_grad_()
+    raw, _ = model.activations(seen)
+    (gradient,) = torch.autograd.grad(raw, seen, Seed(model.spec.head)(raw.detach()))
+    aligned: Tensor = Aligned(x.shape[1], model.preprocess.gain)(x, gradient)
+    return aligned.detach()

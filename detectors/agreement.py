@@ -5,21 +5,15 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import sparse
-from scipy.optimize import least_squares, linprog
 from torch import Tensor
 
+from detectors.benign_line import benign_lines, deviation
 from detectors.detector import Detector
 from detectors.features import Features
 
-Vector = npt.NDArray[np.float64]
-
-WITHIN, DEVIATIONS = 0.98, 2.326
-"""The share of benign images that the spread reaches at so many of it: those of a Gaussian."""
-
-FEWEST = 30  # images of a predicted class below which the line of all classes serves it
+START, LOWEST = (0.0, 1.0, 0.0, 0.0), (-np.inf, 0.0, -np.inf, -np.inf)
+"""Of the expected margin's coefficients: that of the plain margin is not negative."""
 
 
 class Agreement(Detector):
@@ -58,15 +52,8 @@ class Agreement(Detector):
         self._store(smoothest=benign.squeeze_change.quantile(0.25))
         with torch.no_grad():
             known, squeezed, predicted = self._margins(benign)
-        u, actual, c = (tensor.double().cpu().numpy() for tensor in (known, squeezed, predicted))
-        pooled = _fit_line(u, actual)
-        lines = [
-            _fit_line(u[c == k], actual[c == k]) if (c == k).sum() >= FEWEST else pooled
-            for k in range(benign.logits.shape[1])
-        ]
-        expected, spread = zip(*lines, strict=True)
         self._store(
-            expected=known.new_tensor(np.stack(expected)), spread=known.new_tensor(np.stack(spread))
+            **benign_lines(known, squeezed, predicted, benign.logits.shape[1], START, LOWEST)
         )
         return self
 
@@ -77,9 +64,7 @@ class Agreement(Detector):
         """``float32[N]``: the score with its sign, positive where the squeezed view supports the
         class less than it should."""
         known, squeezed, predicted = self._margins(features)
-        expected = (self.expected.index_select(0, predicted) * known).sum(dim=1)
-        spread = (self.spread.index_select(0, predicted) * known).sum(dim=1)
-        return (expected - squeezed) / spread
+        return -deviation(known, squeezed, predicted, self.expected, self.spread)
 
     def _margins(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
         """``float32[N, 4]``: one, the predicted class's margin and how far squeezing moved the
@@ -96,33 +81,3 @@ class Agreement(Detector):
         own = torch.where(chosen, squeezed, -torch.inf).amax(dim=1)
         rival = torch.where(chosen, -torch.inf, squeezed).amax(dim=1)
         return known, own - rival, predicted
-
-
-def _fit_line(u: Vector, actual: Vector) -> tuple[Vector, Vector]:
-    """``float64[4]`` each: coefficients of the expected margin (that of the plain margin is not
-    negative) and of its spread (none is negative), on ``u: float64[N, 4]``.
-
-    Huber regression, so that a few benign images whose answer does flip bend nothing; they do
-    count in the spread, a quantile regression (Koenker and Bassett 1978).
-    """
-    typical = max(float(np.median(np.abs(actual - np.median(actual)))), 1e-3)
-    expected = least_squares(
-        lambda p: u @ p - actual,
-        x0=[0.0, 1.0, 0.0, 0.0],
-        bounds=([-np.inf, 0.0, -np.inf, -np.inf], np.inf),
-        loss="huber",
-        f_scale=0.5 * typical,
-    ).x
-    spread = _quantile(u, np.abs(u @ expected - actual), WITHIN) / DEVIATIONS
-    spread[0] = max(spread[0], 0.05 * typical)
-    return expected, spread
-
-
-def _quantile(u: Vector, y: Vector, share: float) -> Vector:
-    """``b >= 0`` with ``u . b`` above that share of ``y``: the linear programme of least
-    ``sum(share * over + (1 - share) * under)`` with ``u . b + over - under = y``."""
-    n, width = u.shape
-    cost = np.r_[np.zeros(width), np.full(n, share), np.full(n, 1 - share)] / n
-    equal = sparse.hstack([sparse.csr_matrix(u), sparse.eye(n), -sparse.eye(n)]).tocsr()
-    found = linprog(cost, A_eq=equal, b_eq=y, method="highs").x
-    return np.asarray(found[:width])

@@ -9,12 +9,14 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
+from detectors.aligned import Aligned, Seed
 from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
 from detectors.squeeze import root_mean_square, squeeze
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
 from models.head import class_logits, probabilities
+from models.input_gradient import GRADIENT, SEED, input_gradient
 from models.load import OnnxModel
 from models.onnx_graph import compose
 from models.preprocess import Preprocess
@@ -31,8 +33,9 @@ OUTPUTS = (
     "residual",
     "picture",
     "grain",
+    "aligned",
 )
-_BEFORE = OUTPUTS[5:]
+_BEFORE = OUTPUTS[5:-1]
 """Made from the network's input, beside the network."""
 
 
@@ -79,6 +82,30 @@ class _Outputs(nn.Module):
         return logits, probabilities(logits, self.head), joined[:n], own, squeezed
 
 
+class _Network(nn.Module):
+    """The network's input to its raw logits and joined taps."""
+
+    def __init__(self, model: DiagnosticModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        raw, taps = self.model.activations(x)
+        return raw, torch.cat(taps, dim=1)
+
+
+class _AlignedRows(nn.Module):
+    """``Aligned`` of the first view, the image itself, of all."""
+
+    def __init__(self, channels: int, gain: Tensor) -> None:
+        super().__init__()
+        self.aligned = Aligned(channels, gain)
+
+    def forward(self, views: Tensor, gradient: Tensor) -> Tensor:
+        aligned: Tensor = self.aligned(views[: gradient.shape[0]], gradient)
+        return aligned
+
+
 class _FeatureGraph(nn.Module):
     def __init__(
         self, model: DiagnosticModel, squeezed: bool, beside: SideNetworks, grain: bool
@@ -91,7 +118,7 @@ class _FeatureGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         views, *before = self.views(image)
         raw, taps = self.model.activations(views)
-        return (*self.outputs(raw, torch.cat(taps, dim=1)), *before)
+        return (*self.outputs(raw, torch.cat(taps, dim=1)), *before, raw[:, :0])
 
 
 def feature_graph(
@@ -100,16 +127,19 @@ def feature_graph(
     beside: SideNetworks | None = None,
     *,
     grain: bool = False,
+    aligned: bool = False,
 ) -> onnx.ModelProto:
     """``image ->`` the ``OUTPUTS``, each ``[N, ...]``.
 
     With ``squeezed`` the network runs on ``2 N`` images, the second half through
     ``detectors.squeeze``; without, ``squeezed_logits`` is ``[N, 0]``. So are ``witness_logits``
-    and ``residual`` where there is no such network ``beside``, and ``grain`` where it is not asked
-    for.
+    and ``residual`` where there is no such network ``beside``, and ``grain`` and ``aligned`` where
+    they are not asked for. ``aligned`` runs the network backwards as well, on the ``N`` images.
+
+    Raises ``GradientProblem`` where that cannot be.
     """
     beside = SideNetworks() if beside is None else beside
-    if isinstance(model, DiagnosticModel):
+    if isinstance(model, DiagnosticModel) and not aligned:
         return onnx.load_from_string(
             export_onnx(
                 _FeatureGraph(model, squeezed, beside, grain),
@@ -118,48 +148,87 @@ def feature_graph(
                 {"image": IMAGE_AXES},
             )
         )
-    return _composed(model, squeezed, beside, grain)
+    return _composed(model, squeezed, beside, grain, aligned)
 
 
 def _composed(
-    model: OnnxModel, squeezed: bool, beside: SideNetworks, grain: bool
+    model: DiagnosticModel | OnnxModel,
+    squeezed: bool,
+    beside: SideNetworks,
+    grain: bool,
+    aligned: bool,
 ) -> onnx.ModelProto:
-    """An ONNX-only model keeps its own nodes; only what stands before and after is ours."""
+    """The network as a graph of its own, with what stands before it, after it and backwards
+    through it. An ONNX-only model keeps its own nodes."""
     spec = model.spec
-    views = export_onnx(
-        _Views(Preprocess(spec.preprocessing), squeezed, beside, grain),
-        {"image": example_pixels()},
-        ("x", *_BEFORE),
-        {"image": IMAGE_AXES},
-    )
-    examples = {
-        "raw": torch.randn(4, spec.logits),
-        "joined": torch.randn(4, sum(model.tap_widths)),
+    preprocess = Preprocess(spec.preprocessing)
+    parts = {
+        "views": export_onnx(
+            _Views(preprocess, squeezed, beside, grain),
+            {"image": example_pixels()},
+            ("x", *_BEFORE),
+            {"image": IMAGE_AXES},
+        )
     }
-    own = OUTPUTS[: -len(_BEFORE)]
-    after = export_onnx(
+    if isinstance(model, OnnxModel):
+        network, width = model.graph, sum(model.tap_widths)
+        parts["network"] = network.SerializeToString()
+        parts["join"] = _join(model.tap_widths).SerializeToString()
+        logits, *taps = (output.name for output in network.graph.output)
+        connections = {f"join/{i}": f"network/{tap}" for i, tap in enumerate(taps)}
+        connections["outputs/joined"] = "join/taps"
+    else:
+        parts["network"] = export_onnx(
+            _Network(model),
+            {"x": torch.randn(2, spec.preprocessing.channels, *spec.preprocessing.size)},
+            ("raw", "joined"),
+            {"x": (0,)},
+        )
+        network = onnx.load_from_string(parts["network"])
+        logits, joined = network.graph.output[0].name, network.graph.output[1]
+        width = joined.type.tensor_type.shape.dim[1].dim_value
+        connections = {"outputs/joined": "network/joined"}
+    examples = {"raw": torch.randn(4, spec.logits), "joined": torch.randn(4, width)}
+    own = OUTPUTS[:5]
+    parts["outputs"] = export_onnx(
         _Outputs(spec.head, squeezed), examples, own, {name: (0,) for name in examples}
     )
-    weights = {tensor.name for tensor in model.graph.graph.initializer}
-    (image,) = (value.name for value in model.graph.graph.input if value.name not in weights)
-    logits, *taps = (output.name for output in model.graph.graph.output)
+    weights = {tensor.name for tensor in network.graph.initializer}
+    (image,) = (value.name for value in network.graph.input if value.name not in weights)
+    connections |= {f"network/{image}": "views/x", "outputs/raw": f"network/{logits}"}
+    outputs = {
+        **{name: f"outputs/{name}" for name in own},
+        **{name: f"views/{name}" for name in _BEFORE},
+    }
+    if aligned:
+        backwards = input_gradient(network, rows=squeezed)
+        parts["seed"] = export_onnx(
+            Seed(spec.head), {"raw": examples["raw"]}, (SEED,), {"raw": (0,)}
+        )
+        parts["backwards"] = backwards.SerializeToString()
+        channels, size = spec.preprocessing.channels, spec.preprocessing.size
+        parts["aligned"] = export_onnx(
+            _AlignedRows(channels, preprocess.gain),
+            {
+                "views": torch.randn(4 if squeezed else 2, channels, *size),
+                GRADIENT: torch.randn(2, channels, *size),
+            },
+            ("aligned",),
+            {"views": (0,), GRADIENT: (0,)},
+        )
+        connections |= {
+            "seed/raw": "outputs/logits",
+            **{
+                f"backwards/{value.name}": f"network/{value.name}"
+                for value in backwards.graph.input
+            },
+            f"backwards/{SEED}": f"seed/{SEED}",
+            "aligned/views": "views/x",
+            f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
+        }
+        outputs["aligned"] = "aligned/aligned"
     return compose(
-        {
-            "views": onnx.load_from_string(views),
-            "network": model.graph,
-            "join": _join(model.tap_widths),
-            "outputs": onnx.load_from_string(after),
-        },
-        {
-            f"network/{image}": "views/x",
-            **{f"join/{i}": f"network/{tap}" for i, tap in enumerate(taps)},
-            "outputs/raw": f"network/{logits}",
-            "outputs/joined": "join/taps",
-        },
-        {
-            **{name: f"outputs/{name}" for name in own},
-            **{name: f"views/{name}" for name in _BEFORE},
-        },
+        {name: onnx.load_from_string(part) for name, part in parts.items()}, connections, outputs
     )
 
 

@@ -29,6 +29,8 @@ class Features(NamedTuple):
     """``float32[N, P]``: ``detectors.picture``; ``[N, 0]`` where a bundle is older than it."""
     grain: Tensor
     """``float32[N, G]``: ``detectors.picture`` too; ``[N, 0]`` where no detector reads it."""
+    aligned: Tensor
+    """``float32[N, 2]``: ``detectors.aligned``; ``[N, 0]`` where no detector reads it."""
 
     @property
     def predicted(self) -> Tensor:
@@ -46,6 +48,7 @@ class Features(NamedTuple):
             self.residual[index],
             self.picture[index],
             self.grain[index],
+            self.aligned[index],
         )
 
 
@@ -60,4 +63,5 @@ def concatenate(parts: list[Features]) -> Features:
         torch.cat([part.residual for part in parts]),
         torch.cat([part.picture for part in parts]),
         torch.cat([part.grain for part in parts]),
+        torch.cat([part.aligned for part in parts]),
     )

@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save
 
 from detectors.acceptance import accept
+from detectors.alignment import Alignment
 from detectors.attacks_held import attacks_held
 from detectors.bundle import (
     CALIBRATION,
@@ -149,7 +150,8 @@ def fit(
     spec = model.spec
     squeezed = "agreement" in names
     grain = Grain.name in names
-    features = feature_graph(model, squeezed, grain=grain)
+    aligned = Alignment.name in names
+    features = feature_graph(model, squeezed, grain=grain, aligned=aligned)
     engine = OnnxEngine(features.SerializeToString())
     measured = [
         [
@@ -166,7 +168,7 @@ def fit(
             [[(s, beside.complete(preprocess, s, m)) for s, m in part] for part in split]
             for split in measured
         ]
-        features = feature_graph(model, squeezed, beside, grain=grain)
+        features = feature_graph(model, squeezed, beside, grain=grain, aligned=aligned)
     if beside.student is not None:
         # on the fusion split's clean images, which the student has not seen
         provenance = {**(provenance or {}), WITNESS: followed(measured[1][0][0][1])}

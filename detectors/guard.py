@@ -8,7 +8,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from detectors import aligned
 from detectors.agreement import Agreement
+from detectors.alignment import Alignment
 from detectors.detector import Detector
 from detectors.dfeat import DeepFeatures
 from detectors.features import Features
@@ -41,6 +43,7 @@ INPUTS = (
     "residual",
     "picture",
     "grain",
+    "aligned",
 )
 OUTPUTS = ("scores", "fused", "quality")
 
@@ -49,10 +52,10 @@ DETECTORS: dict[str, type[Detector]] = {
     for detector in (
         KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement,
         NeighbourLabels, LayerRecovery, LeastSignificant, RelativeMahalanobis,
-        Witness, Residual, Grain, Margin,
+        Witness, Residual, Grain, Margin, Alignment,
     )
 }  # fmt: skip
-DEFAULT = ("kd", "mahalanobis", "agreement", "grain")
+DEFAULT = ("kd", "mahalanobis", "agreement", "grain", "alignment")
 """Those that earn their place in the fusion (docs/evidence.md); the others are there to compare
 with."""
 TRIAGE = ("kd", "relative_mahalanobis", "grain", "margin")
@@ -70,8 +73,8 @@ class Guard(nn.Module):
 
     ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
     ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]``, ``witness_logits [N, K or 0]``,
-    ``residual [N, 1 or 0]``, ``picture [N, P or 0]``, ``grain [N, G or 0]`` and returns ``scores
-    [N, D]``, ``fused [N]``, ``quality [N]``.
+    ``residual [N, 1 or 0]``, ``picture [N, P or 0]``, ``grain [N, G or 0]``, ``aligned [N, 2 or
+    0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
     """
 
     def __init__(self, detectors: Sequence[Detector], widths: Sequence[int], classes: int) -> None:
@@ -110,6 +113,7 @@ class Guard(nn.Module):
         residual: Tensor,
         picture: Tensor,
         grain: Tensor,
+        aligned: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         features = Features(
             split_taps(taps, self.widths),
@@ -120,6 +124,7 @@ class Guard(nn.Module):
             residual,
             picture,
             grain,
+            aligned,
         )
         scores, quality = self.read(features)
         return scores, self.fusion(scores), quality
@@ -162,6 +167,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
         "picture": torch.randn(3, guard.quality.picture_width),
         "grain": torch.randn(3, sum(d.width for d in guard.detectors if isinstance(d, Grain))),
+        "aligned": torch.rand(3, aligned.WIDTH if Alignment.name in guard.names else 0),
     }
     lacking = {
         *(() if guard.squeezes else ("squeeze_change",)),

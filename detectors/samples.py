@@ -78,6 +78,7 @@ class Measured:
     residual: Floats
     picture: Floats
     grain: Floats
+    aligned: Floats
 
     @property
     def predicted(self) -> Classes:
@@ -97,6 +98,7 @@ class Measured:
             torch.from_numpy(self.residual),
             torch.from_numpy(self.picture),
             torch.from_numpy(self.grain),
+            torch.from_numpy(self.aligned),
         )
 
     def rows(self, index: npt.NDArray[np.intp] | Flags) -> Measured:
@@ -111,6 +113,7 @@ class Measured:
             self.residual[index],
             self.picture[index],
             self.grain[index],
+            self.aligned[index],
         )
 
 
@@ -124,10 +127,11 @@ FIELDS = (
     "residual",
     "picture",
     "grain",
+    "aligned",
 )
 ADDED = FIELDS[5:]
 """Outputs that graphs lack which have no student or no residual network, or were fitted before
-there were statistics of the picture (grain among them): empty there."""
+there were statistics of the picture (grain among them) or the model's gradient: empty there."""
 _MAY_LACK = ("squeeze_change", *ADDED)
 
 

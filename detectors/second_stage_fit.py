@@ -90,7 +90,7 @@ def fit_second_stage(
 def as_features(plain: torch.Tensor, views: torch.Tensor, change: torch.Tensor) -> Features:
     """What ``Agreement`` needs of views, ``[M, K]``, ``[M, K]``, ``[M]``."""
     nothing = plain[:, :0]
-    return Features((), plain, views, change, nothing, nothing, nothing, nothing)
+    return Features((), plain, views, change, nothing, nothing, nothing, nothing, nothing)
 
 
 def as_agreement(stage: SecondStage) -> Agreement:

@@ -44,7 +44,7 @@ def automatic_taps(model: onnx.ModelProto) -> tuple[str, ...]:
 
     Raises ``GraphProblem`` when there is nothing to tap.
     """
-    shapes = _shapes(model)
+    shapes = activation_shapes(model)
     constants = _constants(model)
     images = {_image(model).name}
     by_resolution: dict[tuple[int, ...], str] = {}
@@ -80,7 +80,7 @@ def with_taps(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
 
     Raises ``GraphProblem`` for a name that the graph has not, or one of another rank.
     """
-    shapes = _shapes(model)
+    shapes = activation_shapes(model)
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     graph = tapped.graph
@@ -247,7 +247,7 @@ def _constants(model: onnx.ModelProto) -> set[str]:
     return weights | {n.output[0] for n in model.graph.node if n.op_type == "Constant"}
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def activation_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of float32 activations; 0 for an axis whose size is not known."""
     sized = onnx.ModelProto()
     sized.CopyFrom(model)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.onnx_operators import Node, integers, operator
+from models.onnx_operators import Node, Result, integers, operator
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
 _CONV_TRANSPOSE = (
@@ -80,16 +80,25 @@ def _conv_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -
     )
 
 
-@operator("MaxPool", attributes=_WINDOW + " storage_order")
-def _max_pool(node: Node, x: Tensor) -> Tensor:
+@operator("MaxPool", attributes=_WINDOW + " storage_order", outputs=2)
+def _max_pool(node: Node, x: Tensor) -> Result:
     kernel = node.attributes["kernel_shape"]
     n = len(kernel)
     before, after = _around(node, x, kernel)
+    places = len(node.outputs) > 1
     if before != after or any(2 * p > k for p, k in zip(before, kernel, strict=True)):
+        if places:
+            raise node.problem("places are known of even padding alone")
         x, before = _pad(x, before, after, -math.inf), [0] * n
     strides, dilations = node.get("strides", [1] * n), node.get("dilations", [1] * n)
     ceil = bool(node.get("ceil_mode", 0))
-    return _MAX_POOL[n - 1](x, kernel, strides, before, dilations, ceil)
+    found = _MAX_POOL[n - 1](x, kernel, strides, before, dilations, ceil, return_indices=places)
+    if not places:
+        return found
+    largest, where = found
+    plane = math.prod(x.shape[2:])  # torch counts within a plane, ONNX from the first of all
+    planes = torch.arange(x.shape[0] * x.shape[1], device=x.device).reshape(x.shape[:2])
+    return largest, where + plane * planes[(..., *[None] * n)]
 
 
 @operator("AveragePool", attributes=_WINDOW + " count_include_pad")

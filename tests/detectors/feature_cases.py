@@ -50,7 +50,10 @@ def gaussian(
     squeezed = 0.9 * logits + wobble
     picture = torch.randn(n, 70, generator=draw)
     grain = shift + torch.randn(n, 36, generator=draw)
-    parts = (logits, squeezed, change, witness, residual, picture, grain)
+    height = 1 + torch.rand(n, generator=draw)
+    correlation = 0.05 * shift + 0.01 * height * torch.randn(n, generator=draw)
+    aligned = torch.stack([correlation, height], dim=1)
+    parts = (logits, squeezed, change, witness, residual, picture, grain, aligned)
     return Features(tuple(taps), *parts), labels
 
 

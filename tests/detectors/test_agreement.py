@@ -29,9 +29,7 @@ def views(n: int, seed: int, *, flipped: bool, classes: int = 2, noisy: float = 
         squeezed,
         change,
         squeezed,
-        torch.zeros(n, 0),
-        torch.zeros(n, 0),
-        torch.zeros(n, 0),
+        *[torch.zeros(n, 0)] * 4,
     )
 
 

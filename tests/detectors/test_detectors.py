@@ -6,6 +6,7 @@ import torch
 from feature_cases import assert_detector_exports, gaussian, input_gradient
 
 from detectors.agreement import Agreement
+from detectors.alignment import Alignment
 from detectors.detector import Detector
 from detectors.dfeat import DeepFeatures
 from detectors.grain import Grain
@@ -41,6 +42,7 @@ DETECTORS = {
     "residual": lambda: Residual(),
     "grain": lambda: Grain(),
     "margin": lambda: Margin(),
+    "alignment": lambda: Alignment(),
 }
 VIEWS = ("agreement", "witness", "residual", "margin")  # which look at no tap
 

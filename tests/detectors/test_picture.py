@@ -144,7 +144,7 @@ def test_a_network_that_sees_no_difference_does_not_hide_another_kind_of_picture
         logits, none = torch.randn(n, 2, generator=draw), torch.zeros(n, 0)
         with torch.no_grad():
             seen = picture(64)(shares(pixels))
-        return Features(taps, logits, none, torch.zeros(n), none, none, *seen)
+        return Features(taps, logits, none, torch.zeros(n), none, none, *seen, none)
 
     chests = [radiograph(patient, 0, opacities=False, size=64) for patient in range(90)]
     rng = np.random.default_rng(0)

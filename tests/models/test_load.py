@@ -67,14 +67,20 @@ def test_an_onnx_file_reads_as_its_torch_original(
     beside = SideNetworks(
         Student(1, (32, 32), classes), ResidualNetwork(1, torch_model.preprocess.gain)
     ).eval()
-    for squeezed, networks, grain in ((False, None, False), (True, beside, True)):
+    for squeezed, networks, more in (
+        (False, None, False),
+        (False, None, True),
+        (True, beside, True),
+    ):
         theirs, ours = (
-            OnnxEngine(feature_graph(m, squeezed, networks, grain=grain).SerializeToString())
+            OnnxEngine(
+                feature_graph(m, squeezed, networks, grain=more, aligned=more).SerializeToString()
+            )
             for m in (model, torch_model)
         )
         assert ours.outputs(images, ("grain",))[0].shape == (
             3,
-            Picture(torch_model.preprocess).grain_width if grain else 0,
+            Picture(torch_model.preprocess).grain_width if more else 0,
         )
         for name, a, b in zip(
             OUTPUTS, theirs.outputs(images, OUTPUTS), ours.outputs(images, OUTPUTS), strict=True
