@@ -67,7 +67,8 @@ class _Views(nn.Module):
 
 
 class _Outputs(nn.Module):
-    """From the network's logits and joined taps of all views to the feature graph's outputs."""
+    """From the network's logits and joined taps of all views to the feature graph's outputs, and
+    to no columns for ``aligned``."""
 
     def __init__(self, head: Head, squeezed: bool) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class _Outputs(nn.Module):
         logits = raw[:n]
         own = class_logits(logits, self.head)
         squeezed = class_logits(raw[n:], self.head) if self.squeezed else own[:, :0]
-        return logits, probabilities(logits, self.head), joined[:n], own, squeezed
+        return logits, probabilities(logits, self.head), joined[:n], own, squeezed, own[:, :0]
 
 
 class _Network(nn.Module):
@@ -118,7 +119,8 @@ class _FeatureGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         views, *before = self.views(image)
         raw, taps = self.model.activations(views)
-        return (*self.outputs(raw, torch.cat(taps, dim=1)), *before, raw[:, :0])
+        *own, nothing = self.outputs(raw, torch.cat(taps, dim=1))
+        return (*own, *before, nothing)
 
 
 def feature_graph(
@@ -189,7 +191,7 @@ def _composed(
         width = joined.type.tensor_type.shape.dim[1].dim_value
         connections = {"outputs/joined": "network/joined"}
     examples = {"raw": torch.randn(4, spec.logits), "joined": torch.randn(4, width)}
-    own = OUTPUTS[:5]
+    own = (*OUTPUTS[:5], OUTPUTS[-1])
     parts["outputs"] = export_onnx(
         _Outputs(spec.head, squeezed), examples, own, {name: (0,) for name in examples}
     )

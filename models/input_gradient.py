@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,12 +91,12 @@ class _Writer:
         self._read: dict[str, str] = {}
         self._count = ""
 
-    def write(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def write(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """One node with one output; its name."""
         return self.write_several(operator, 1, *inputs, **attributes)[0]
 
     def write_several(
-        self, operator: str, outputs: int, *inputs: str, **attributes: object
+        self, operator: str, outputs: int, *inputs: str, **attributes: Any
     ) -> list[str]:
         """One node; the names of its outputs."""
         names = [f"{len(self.nodes)}_{i}" for i in range(outputs)]
@@ -199,7 +200,7 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -209,10 +210,7 @@ def _window(node: onnx.NodeProto, kernel: tuple[int, ...]) -> tuple[list[int], .
     if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or given.get("ceil_mode"):
         raise problem(node, "padding that is worked out from the size")
     pads = given.get("pads", [0] * 2 * n)
-    assert isinstance(pads, list)
     strides, dilations = given.get("strides", [1] * n), given.get("dilations", [1] * n)
-    assert isinstance(strides, list)
-    assert isinstance(dilations, list)
     return strides, dilations, pads[:n], pads[n:]
 
 
@@ -253,7 +251,6 @@ def _conv(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tupl
     if weight.ndim != 4:
         raise problem(node, "not of images")
     group = _attributes(node).get("group", 1)
-    assert isinstance(group, int)
     yield 0, _transposed(writer, node, gradient, weight, group)
 
 
@@ -263,7 +260,6 @@ def _average_pool(
 ) -> Iterator[tuple[int, str]]:
     given = _attributes(node)
     kernel = given["kernel_shape"]
-    assert isinstance(kernel, list)
     _, _, before, after = _window(node, tuple(kernel))
     if any((*before, *after)) and not given.get("count_include_pad"):
         raise problem(node, "means at an edge of fewer values")
@@ -312,7 +308,6 @@ def _mean(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tupl
     )
     if not axes:
         raise problem(node, "over all axes")
-    assert isinstance(axes, list)
     over = {axis % (len(size) + 1) for axis in axes}
     if 0 in over:
         raise problem(node, "over the batch")
@@ -410,7 +405,6 @@ def _div(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tuple
 @rule("BatchNormalization")
 def _normalise(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tuple[int, str]]:
     epsilon = _attributes(node).get("epsilon", 1e-5)
-    assert isinstance(epsilon, float)
     scale = writer.weight(node, 1) / np.sqrt(writer.weight(node, 4) + epsilon)
     yield 0, writer.write("Mul", gradient, writer.constant(scale[:, None, None]))
 
@@ -423,7 +417,6 @@ def _gemm(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tupl
     weight = writer.weight(node, 1)
     turned = weight if given.get("transB") else weight.T
     alpha = given.get("alpha", 1.0)
-    assert isinstance(alpha, float)
     yield 0, writer.write("MatMul", gradient, writer.constant(alpha * turned))
 
 
@@ -436,7 +429,6 @@ def _matmul(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tu
 @rule("Concat")
 def _concat(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[tuple[int, str]]:
     axis = _attributes(node)["axis"]
-    assert isinstance(axis, int)
     axis %= len(writer.shapes[node.output[0]])
     start = 0
     along = writer.constant([axis], np.int64)

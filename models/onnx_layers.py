@@ -92,10 +92,10 @@ def _max_pool(node: Node, x: Tensor) -> Result:
         x, before = _pad(x, before, after, -math.inf), [0] * n
     strides, dilations = node.get("strides", [1] * n), node.get("dilations", [1] * n)
     ceil = bool(node.get("ceil_mode", 0))
-    found = _MAX_POOL[n - 1](x, kernel, strides, before, dilations, ceil, return_indices=places)
+    pool = _MAX_POOL[n - 1]
     if not places:
-        return found
-    largest, where = found
+        return pool(x, kernel, strides, before, dilations, ceil)
+    largest, where = pool(x, kernel, strides, before, dilations, ceil, return_indices=True)
     plane = math.prod(x.shape[2:])  # torch counts within a plane, ONNX from the first of all
     planes = torch.arange(x.shape[0] * x.shape[1], device=x.device).reshape(x.shape[:2])
     return largest, where + plane * planes[(..., *[None] * n)]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.agreement import DEVIATIONS, Agreement
+from detectors.agreement import Agreement
+from detectors.benign_line import DEVIATIONS
 from detectors.features import Features, concatenate
 from detectors.statistics import tpr_at_fpr
 
