@@ -16,7 +16,7 @@ from detectors.squeeze import root_mean_square, squeeze
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
 from models.head import class_logits, probabilities
-from models.input_gradient import GRADIENT, SEED, input_gradient
+from models.input_gradient import GRADIENT, SEED, GradientProblem, input_gradient
 from models.load import OnnxModel
 from models.onnx_graph import compose
 from models.preprocess import Preprocess
@@ -153,6 +153,32 @@ def feature_graph(
     return _composed(model, squeezed, beside, grain, aligned)
 
 
+def gradient_problem(model: DiagnosticModel | OnnxModel) -> str:
+    """Why the network's gradient cannot be a part of the graph; empty where it can."""
+    try:
+        input_gradient(_network(model)[0])
+    except GradientProblem as problem:
+        return str(problem)
+    return ""
+
+
+def _network(model: DiagnosticModel | OnnxModel) -> tuple[onnx.ModelProto, int]:
+    """The network's input to its raw logits, then its joined taps or, of an ONNX-only model, each
+    of them; and their width together."""
+    if isinstance(model, OnnxModel):
+        return model.graph, sum(model.tap_widths)
+    preprocessing = model.spec.preprocessing
+    network = onnx.load_from_string(
+        export_onnx(
+            _Network(model),
+            {"x": torch.randn(2, preprocessing.channels, *preprocessing.size)},
+            ("raw", "joined"),
+            {"x": (0,)},
+        )
+    )
+    return network, network.graph.output[1].type.tensor_type.shape.dim[1].dim_value
+
+
 def _composed(
     model: DiagnosticModel | OnnxModel,
     squeezed: bool,
@@ -172,24 +198,15 @@ def _composed(
             {"image": IMAGE_AXES},
         )
     }
+    network, width = _network(model)
+    parts["network"] = network.SerializeToString()
+    logits, *taps = (output.name for output in network.graph.output)
     if isinstance(model, OnnxModel):
-        network, width = model.graph, sum(model.tap_widths)
-        parts["network"] = network.SerializeToString()
         parts["join"] = _join(model.tap_widths).SerializeToString()
-        logits, *taps = (output.name for output in network.graph.output)
         connections = {f"join/{i}": f"network/{tap}" for i, tap in enumerate(taps)}
         connections["outputs/joined"] = "join/taps"
     else:
-        parts["network"] = export_onnx(
-            _Network(model),
-            {"x": torch.randn(2, spec.preprocessing.channels, *spec.preprocessing.size)},
-            ("raw", "joined"),
-            {"x": (0,)},
-        )
-        network = onnx.load_from_string(parts["network"])
-        logits, joined = network.graph.output[0].name, network.graph.output[1]
-        width = joined.type.tensor_type.shape.dim[1].dim_value
-        connections = {"outputs/joined": "network/joined"}
+        connections = {"outputs/joined": f"network/{taps[0]}"}
     examples = {"raw": torch.randn(4, spec.logits), "joined": torch.randn(4, width)}
     own = (*OUTPUTS[:5], OUTPUTS[-1])
     parts["outputs"] = export_onnx(

@@ -59,8 +59,7 @@ def input_gradient(network: onnx.ModelProto, *, rows: bool = False) -> onnx.Mode
         whole = writer.sum(parts[value])
         if node.op_type not in _RULES:
             raise GradientProblem(
-                f"no gradient is known of {node.op_type} ({node.name or value}); fit the guard "
-                "without the detector that needs it, alignment"
+                f"no gradient is known of the operator {node.op_type} ({node.name or value})"
             )
         for index, gradient in _RULES[node.op_type](writer, node, whole):
             if node.input[index] in moved:

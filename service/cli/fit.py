@@ -19,9 +19,10 @@ def fit(
     detectors: Annotated[
         str,
         typer.Option(
-            help="By comma, of detectors/guard.py. Agreement costs a second forward pass, witness "
-            "and residual a few per cent of one. By default kd,mahalanobis,agreement,grain; before "
-            "a second stage kd,relative_mahalanobis,grain,margin."
+            help="By comma, of detectors/guard.py. Agreement costs a second forward pass, "
+            "alignment one backwards, witness and residual a few per cent of one. By default "
+            "kd,mahalanobis,agreement,grain,alignment; before a second stage "
+            "kd,relative_mahalanobis,grain,margin."
         ),
     ] = "",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
@@ -84,7 +85,9 @@ def fit(
         from attacks.generate import bench_of
         from attacks.opponent import Opponent
         from attacks.part_store import PartStore, default_folder
+        from detectors.alignment import Alignment
         from detectors.bundle import Alphas
+        from detectors.feature_graph import gradient_problem
         from detectors.fit import FitProblem
         from detectors.fit import fit as fit_bundle
         from detectors.guard import DEFAULT, DETECTORS, TRIAGE
@@ -96,12 +99,22 @@ def fit(
 
         if out.exists():
             raise FitProblem(f"{out}: exists already; choose another folder")
-        names = detectors.split(",") if detectors else TRIAGE if second_stage else DEFAULT
+        default = TRIAGE if second_stage else DEFAULT
+        names: tuple[str, ...] = tuple(detectors.split(",")) if detectors else default
         if unknown := [name for name in names if name not in DETECTORS]:
             raise FitProblem(
                 f"no detector is called {unknown[0]!r}; choose from {', '.join(DETECTORS)}"
             )
         loaded_model = load_model(model, weights=weights, spec=spec)
+        if Alignment.name in names and (reason := gradient_problem(loaded_model)):
+            if detectors:
+                raise FitProblem(f"{Alignment.name} needs the model's gradient, but {reason}")
+            names = tuple(name for name in names if name != Alignment.name)
+            console.print(
+                f"{Alignment.name} is left out, since {reason}; what it would hold may pass",
+                style="yellow",
+                markup=False,
+            )
         bench = bench_of(
             victim_of(loaded_model, device),
             digest=model_digest(loaded_model),
