@@ -25,7 +25,9 @@ from models.phantom import radiograph
 
 
 def fixture_images(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """``uint8[8, h, w, 1]``: phantom radiographs, smooth waves, noise and a ramp."""
+    """``uint8[8, h, w, 1]``: phantom radiographs, smooth waves, noise and a ramp. Waves and ramp
+    waver by a grey level: where neighbours are alike, max pooling has ties, which engines break
+    differently, and a gradient goes another way."""
     height, width = size
     side = max(height, width)
     phantoms = [
@@ -37,10 +39,15 @@ def fixture_images(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     waves = [
         np.cos(rows / rng.uniform(2, 40)) + np.sin(columns / rng.uniform(2, 40)) for _ in range(2)
     ]
-    smooth = [np.rint((wave + 2) * 60).astype(np.uint8)[..., None] for wave in waves]
     noise = rng.integers(0, 256, (height, width, 1), dtype=np.uint8)
-    ramp = (rows * 255 // max(height - 1, 1)).astype(np.uint8)[..., None]
-    return np.stack([*phantoms, *smooth, noise, ramp])
+    ramp = rows * 255 / max(height - 1, 1)
+    smooth = [
+        np.rint(plain + rng.integers(-1, 2, (height, width)))
+        .clip(0, 255)
+        .astype(np.uint8)[..., None]
+        for plain in (*((wave + 2) * 60 for wave in waves), ramp)
+    ]
+    return np.stack([*phantoms, *smooth[:2], noise, smooth[2]])
 
 
 def accept(
