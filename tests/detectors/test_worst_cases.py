@@ -39,7 +39,7 @@ def judgement(
             origin,
             1.0,
         ),
-        measured=Measured(logits, nothing, logits, *[nothing] * 6),
+        measured=Measured(logits, nothing, logits, *[nothing] * 7),
         readings=Readings(logits, logits, nothing, fused, fused),
         right=np.array(right, np.bool_),
         adversarial=np.array(flagged if flagged is not None else [False] * n, np.bool_),
