@@ -46,4 +46,4 @@ def read(
     said, taps_, logits_ = (np.concatenate(columns)[back] for columns in zip(*parts, strict=True))
     n = len(images)
     nothing = np.zeros((n, 0), np.float32)
-    return Measured(said, taps_, logits_, nothing, np.zeros(n, np.float32), *[nothing] * 4)
+    return Measured(said, taps_, logits_, nothing, np.zeros(n, np.float32), *[nothing] * 5)
