@@ -274,10 +274,9 @@ def _max_pool(writer: _Writer, node: onnx.NodeProto, gradient: str) -> Iterator[
     _, places = writer.write_several("MaxPool", 2, x, **given)
     flat = writer.constant([-1], np.int64)
     shape = writer.write("Shape", x)
-    nothing = writer.write(
-        "ConstantOfShape", shape,
-        value=helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0]),
-    )  # fmt: skip
+    # not ConstantOfShape, whose zeros would be made on the host and copied at every run on a GPU
+    zero = writer.constant(0.0)
+    nothing = writer.write("Clip", x, zero, zero)
     spread = writer.write(
         "ScatterElements",
         writer.write("Reshape", nothing, flat),

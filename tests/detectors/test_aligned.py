@@ -1,5 +1,6 @@
 """A step along the gradient must show, whatever the picture; noise and the rest must not."""
 
+import onnx
 import pytest
 import torch
 from feature_cases import assert_exports
@@ -7,7 +8,10 @@ from torch import Tensor
 
 from detectors.acceptance import aligned_of
 from detectors.aligned import Aligned, Seed
+from detectors.feature_graph import gradient_problem
 from models.diagnostic import DiagnosticModel
+from models.export import export_onnx
+from models.load import OnnxModel
 from models.resnet import resnet
 from models.spec import Head, ModelSpec, Preprocessing
 
@@ -95,3 +99,18 @@ def test_a_real_networks_own_attack_shows() -> None:
     after = aligned_of(model, x.detach() + 2 * model.preprocess.gain * gradient.sign())[:, 0]
     assert (after > before).all()
     assert (after - before).mean() > 0.1
+
+
+def test_a_network_without_a_known_gradient_is_told() -> None:
+    class Attention(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x.flatten(1), dim=1)
+
+    spec = ModelSpec(
+        name="drawn", classes=("a", "b"), head=Head.SOFTMAX, preprocessing=Preprocessing()
+    )
+    example = {"x": torch.randn(2, 1, 4, 4)}
+    graph = onnx.load_from_string(export_onnx(Attention(), example, ("raw",), {"x": (0,)}))
+    assert "Softmax" in gradient_problem(OnnxModel(spec, graph, None, "", (16,)))
+    network = resnet(widths=(8, 12), blocks=(1, 1), channels=1, logits=2)
+    assert gradient_problem(DiagnosticModel(spec, network)) == ""
