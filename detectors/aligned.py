@@ -21,7 +21,7 @@ the sign of next to nothing is another on the next machine."""
 LEAST = 1e-3
 """Grey levels: root mean square below which there is no texture."""
 WIDTH = 2
-"""Columns of ``Alignment``."""
+"""Columns of ``Aligned``."""
 
 
 class Seed(nn.Module):

@@ -84,6 +84,8 @@ class _Writer:
         for node in network.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        for name in self.constants:  # shape inference lists those that nodes make
+            self.shapes.pop(name, None)
         self.nodes: list[onnx.NodeProto] = []
         self._rows = rows
         self._weights: list[onnx.TensorProto] = []

@@ -99,7 +99,7 @@ def test_says_which_operator_has_no_rule() -> None:
         input_gradient(exported(Attention().eval()))
 
 
-def test_a_size_that_is_not_known_is_refused() -> None:
+def test_padding_that_depends_on_the_size_is_refused() -> None:
     graph = exported(NETWORKS["deep pooling"]().eval())
     for node in graph.graph.node:
         if node.op_type == "Conv":
