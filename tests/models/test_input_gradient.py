@@ -106,3 +106,21 @@ def test_padding_that_depends_on_the_size_is_refused() -> None:
             node.attribute.append(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
     with pytest.raises(GradientProblem, match="worked out"):
         input_gradient(graph)
+
+
+def test_a_scalar_that_a_node_makes_is_no_activation() -> None:
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value=helper.make_tensor("t", floats, [], [2.0])),
+        helper.make_node("Mul", ["x", "two"], ["doubled"]),
+        helper.make_node("Flatten", ["doubled"], ["raw"]),
+    ]
+    ends = [("x", ["N", 1, 2, 2]), ("raw", ["N", 4])]
+    x, raw = (helper.make_tensor_value_info(name, floats, shape) for name, shape in ends)
+    graph = helper.make_model(
+        helper.make_graph(nodes, "doubling", [x], [raw]),
+        opset_imports=[helper.make_opsetid("", 20)],
+    )
+    seed = torch.arange(4.0)[None]
+    (gradient,) = convert(input_gradient(graph))(seed)
+    assert gradient.flatten().tolist() == [0, 2, 4, 6]
