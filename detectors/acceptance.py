@@ -15,8 +15,9 @@ from detectors.calibrate import Calibration
 from detectors.fixture import compare
 from detectors.guard import Guard
 from detectors.picture import Picture
-from detectors.side_networks import SideNetworks
+from detectors.side_networks import SideNetworks, gradient_of
 from detectors.squeeze import root_mean_square, squeeze
+from detectors.synthetic_gradient import SyntheticGradient
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Engine, Readings
 from models.head import class_logits, probabilities
@@ -81,9 +82,9 @@ def read_with_torch(
             squeezed = class_logits(model.activations(view)[0], model.spec.head)
             change = root_mean_square(view - x)
         picture = Picture(model.preprocess)(x, torch.from_numpy(images))
-        aligned = own[:, :0]
-        if Alignment.name in guard.names:
-            aligned = aligned_of(model, x)
+        aligned = aligned_of(
+            model, x, exact=Alignment.name in guard.names, foretold=beside.gradient
+        )
         scores, fused, quality = guard(
             torch.cat(taps, dim=1), own, squeezed, change, *beside(x), *picture, aligned
         )
@@ -91,11 +92,19 @@ def read_with_torch(
     return Readings(*(answer.numpy() for answer in answers))
 
 
-@torch.enable_grad()
-def aligned_of(model: DiagnosticModel, x: Tensor) -> Tensor:
-    """``float32[N, 2]``: ``detectors.aligned`` of the network's inputs, by torch's own gradient."""
-    seen = x.detach().requires_grad_()
-    raw, _ = model.activations(seen)
-    (gradient,) = torch.autograd.grad(raw, seen, Seed(model.spec.head)(raw.detach()))
-    aligned: Tensor = Aligned(x.shape[1], model.preprocess.gain)(x, gradient)
-    return aligned.detach()
+def aligned_of(
+    model: DiagnosticModel, x: Tensor, *, exact: bool, foretold: SyntheticGradient | None
+) -> Tensor:
+    """``float32[N, 0, 2 or 3]``: ``Features.aligned`` of the network's inputs, by torch's own
+    gradient, the synthetic one, both or neither."""
+    if not exact and foretold is None:
+        return x[:, :0, 0, 0]
+    weights = Seed(model.spec.head)
+    aligned = Aligned(model.preprocess.gain)
+    raw, gradient = gradient_of(model, x, weights)
+    with torch.no_grad():
+        pictures = [aligned.step(gradient)] if exact else []
+        if foretold is not None:
+            pictures.append(foretold(x, weights(raw)))
+        columns: Tensor = aligned(x, pictures)
+    return columns

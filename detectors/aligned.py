@@ -1,10 +1,12 @@
-"""How far the picture's finest texture lies along the model's own input gradient."""
+"""How far the picture's finest texture lies along the model's own input gradient, or along what is
+foretold of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.head import class_logits
 from models.spec import Head
@@ -20,8 +22,6 @@ SOFT = 0.1
 the sign of next to nothing is another on the next machine."""
 LEAST = 1e-3
 """Grey levels: root mean square below which there is no texture."""
-WIDTH = 2
-"""Columns of ``Aligned``."""
 
 
 class Seed(nn.Module):
@@ -43,37 +43,45 @@ class Seed(nn.Module):
 
 
 class Aligned(nn.Module):
-    """``float32[N, 2]``: the correlation of two pictures of second differences, the image's, cut
-    off, and its gradient's sign; the root mean square of the image's, in grey levels."""
+    """``float32[N, P + 1]``: the correlation of the image's second differences, cut off, with each
+    of P pictures; the root mean square of the image's, in grey levels."""
 
-    window: Tensor
     gain: Tensor
 
-    def __init__(self, channels: int, gain: Tensor) -> None:
+    def __init__(self, gain: Tensor) -> None:
         """
         Args:
             gain: what one grey level is in the network's input; broadcasts with it.
         """
         super().__init__()
-        along = torch.tensor(DIFFERENCE)
-        window = torch.outer(along, along).expand(channels, 1, -1, -1)
-        self.register_buffer("window", window.clone())
         self.register_buffer("gain", gain.detach().clone())
 
-    def forward(self, x: Tensor, gradient: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pictures: Sequence[Tensor]) -> Tensor:
         """
         Args:
             x: ``float32[N, C, h, w]``, the network's input.
-            gradient: of the same shape, of what ``Seed`` weighs.
+            pictures: ``float32[N, C, h - 2, w - 2]`` each: ``step`` of the gradient, what
+                ``detectors.synthetic_gradient`` foretells of it.
         """
-        size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-        step = self._differences((gradient / (SOFT * size)).clamp(-1.0, 1.0))
-        grain = self._differences(x / self.gain).clamp(-HIGHEST, HIGHEST)
+        grain = _differences(x / self.gain).clamp(-HIGHEST, HIGHEST)
         height = grain.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=LEAST)
-        length = step.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=LEAST)
-        shared = (grain * step).mean(dim=(1, 2, 3))
-        return torch.stack([shared / (height * length), height], dim=1)
+        columns = []
+        for picture in pictures:
+            length = picture.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=LEAST)
+            columns.append((grain * picture).mean(dim=(1, 2, 3)) / (height * length))
+        return torch.stack([*columns, height], dim=1)
 
-    def _differences(self, x: Tensor) -> Tensor:
-        padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        return functional.conv2d(padded, self.window, groups=x.shape[1])
+    def step(self, gradient: Tensor) -> Tensor:
+        """Second differences, ``float32[N, C, h - 2, w - 2]``, of the sign of a gradient
+        ``float32[N, C, h, w]`` of what ``Seed`` weighs: what an attack's step leaves between
+        neighbouring pixels."""
+        size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+        return _differences((gradient / (SOFT * size)).clamp(-1.0, 1.0))
+
+
+def _differences(x: Tensor) -> Tensor:
+    """``float32[N, C, h - 2, w - 2]``: by slices, since a convolution of one channel is computed as
+    one of sixteen."""
+    edge, middle = DIFFERENCE[0], DIFFERENCE[1]
+    x = middle * x[:, :, 1:-1] + edge * (x[:, :, :-2] + x[:, :, 2:])
+    return middle * x[..., 1:-1] + edge * (x[..., :-2] + x[..., 2:])

@@ -35,6 +35,8 @@ class Alignment(Detector):
     """
 
     name = "alignment"
+    column = 0
+    """Of ``Features.aligned``."""
     expected: Tensor
     spread: Tensor
 
@@ -46,21 +48,34 @@ class Alignment(Detector):
         groups: Tensor | None = None,  # noqa: ARG002  every detector has it
     ) -> Self:
         if benign.aligned.shape[1] == 0:
-            raise ValueError("alignment needs the model's gradient; give the feature graph one")
+            raise ValueError(f"{self.name} needs a gradient; give the feature graph one")
         self._store(
             **benign_lines(
-                _known(benign), benign.aligned[:, 0], benign.predicted, benign.logits.shape[1],
-                START, LOWEST,
+                _known(benign), benign.aligned[:, self.column], benign.predicted,
+                benign.logits.shape[1], START, LOWEST,
             )
         )  # fmt: skip
         return self
 
     def forward(self, features: Features) -> Tensor:
         return deviation(
-            _known(features), features.aligned[:, 0], features.predicted, self.expected, self.spread
+            _known(features),
+            features.aligned[:, self.column],
+            features.predicted,
+            self.expected,
+            self.spread,
         )
 
 
+class SyntheticAlignment(Alignment):
+    """``Alignment`` with what ``detectors.synthetic_gradient`` foretells in the gradient's place: a
+    few per cent of the model's cost in place of a pass backwards. It finds a fifth of the signal,
+    which is ten times what benign images spread by and more, on hardened models."""
+
+    name = "synthetic_alignment"
+    column = -2
+
+
 def _known(features: Features) -> Tensor:
-    height = features.aligned[:, 1]
+    height = features.aligned[:, -1]
     return torch.stack([torch.ones_like(height), height, height.square()], dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectors.aligned import Aligned, Seed
 from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
+from detectors.synthetic_gradient import SyntheticGradient
 from detectors.squeeze import root_mean_square, squeeze
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
@@ -96,14 +97,20 @@ class _Network(nn.Module):
 
 
 class _AlignedRows(nn.Module):
-    """``Aligned`` of the first view, the image itself, of all."""
+    """``Aligned`` of the first view, the image itself, of all: with the gradient, if there is one,
+    then with the synthetic one, if there is one."""
 
-    def __init__(self, channels: int, gain: Tensor) -> None:
+    def __init__(self, gain: Tensor, foretold: SyntheticGradient | None) -> None:
         super().__init__()
-        self.aligned = Aligned(channels, gain)
+        self.aligned = Aligned(gain)
+        self.foretold = foretold
 
-    def forward(self, views: Tensor, gradient: Tensor) -> Tensor:
-        aligned: Tensor = self.aligned(views[: gradient.shape[0]], gradient)
+    def forward(self, views: Tensor, seed: Tensor, gradient: Tensor | None = None) -> Tensor:
+        x = views[: seed.shape[0]]
+        pictures = [] if gradient is None else [self.aligned.step(gradient)]
+        if self.foretold is not None:
+            pictures.append(self.foretold(x, seed))
+        aligned: Tensor = self.aligned(x, pictures)
         return aligned
 
 
@@ -136,12 +143,13 @@ def feature_graph(
     With ``squeezed`` the network runs on ``2 N`` images, the second half through
     ``detectors.squeeze``; without, ``squeezed_logits`` is ``[N, 0]``. So are ``witness_logits``
     and ``residual`` where there is no such network ``beside``, and ``grain`` and ``aligned`` where
-    they are not asked for. ``aligned`` runs the network backwards as well, on the ``N`` images.
+    they are not asked for. ``aligned`` runs the network backwards as well, on the ``N`` images;
+    a network ``beside`` that foretells its gradient does not.
 
     Raises ``GradientProblem`` where that cannot be.
     """
     beside = SideNetworks() if beside is None else beside
-    if isinstance(model, DiagnosticModel) and not aligned:
+    if isinstance(model, DiagnosticModel) and not aligned and beside.gradient is None:
         return onnx.load_from_string(
             export_onnx(
                 _FeatureGraph(model, squeezed, beside, grain),
@@ -219,32 +227,38 @@ def _composed(
         **{name: f"outputs/{name}" for name in own},
         **{name: f"views/{name}" for name in _BEFORE},
     }
-    if aligned:
-        backwards = input_gradient(network, rows=squeezed)
+    if aligned or beside.gradient is not None:
+        channels, size = spec.preprocessing.channels, spec.preprocessing.size
+        along = {
+            "views": torch.randn(4 if squeezed else 2, channels, *size),
+            SEED: torch.randn(2, spec.logits),
+        }
+        connections |= {
+            "seed/raw": "outputs/logits",
+            "aligned/views": "views/x",
+            f"aligned/{SEED}": f"seed/{SEED}",
+        }
         parts["seed"] = export_onnx(
             Seed(spec.head), {"raw": examples["raw"]}, (SEED,), {"raw": (0,)}
         )
-        parts["backwards"] = backwards.SerializeToString()
-        channels, size = spec.preprocessing.channels, spec.preprocessing.size
+        if aligned:
+            backwards = input_gradient(network, rows=squeezed)
+            parts["backwards"] = backwards.SerializeToString()
+            along[GRADIENT] = torch.randn(2, channels, *size)
+            connections |= {
+                **{
+                    f"backwards/{value.name}": f"network/{value.name}"
+                    for value in backwards.graph.input
+                },
+                f"backwards/{SEED}": f"seed/{SEED}",
+                f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
+            }
         parts["aligned"] = export_onnx(
-            _AlignedRows(channels, preprocess.gain),
-            {
-                "views": torch.randn(4 if squeezed else 2, channels, *size),
-                GRADIENT: torch.randn(2, channels, *size),
-            },
+            _AlignedRows(preprocess.gain, beside.gradient),
+            along,
             ("aligned",),
-            {"views": (0,), GRADIENT: (0,)},
+            {name: (0,) for name in along},
         )
-        connections |= {
-            "seed/raw": "outputs/logits",
-            **{
-                f"backwards/{value.name}": f"network/{value.name}"
-                for value in backwards.graph.input
-            },
-            f"backwards/{SEED}": f"seed/{SEED}",
-            "aligned/views": "views/x",
-            f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
-        }
         outputs["aligned"] = "aligned/aligned"
     return compose(
         {name: onnx.load_from_string(part) for name, part in parts.items()}, connections, outputs

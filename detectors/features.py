@@ -30,7 +30,8 @@ class Features(NamedTuple):
     grain: Tensor
     """``float32[N, G]``: ``detectors.picture`` too; ``[N, 0]`` where no detector reads it."""
     aligned: Tensor
-    """``float32[N, 2]``: ``detectors.aligned``; ``[N, 0]`` where no detector reads it."""
+    """``float32[N, 2 or 3]``: ``detectors.aligned`` with the model's gradient, with the synthetic
+    one or with both in this order; ``[N, 0]`` where no detector reads it."""
 
     @property
     def predicted(self) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import save
 
 from detectors.acceptance import accept
-from detectors.alignment import Alignment
+from detectors.alignment import Alignment, SyntheticAlignment
 from detectors.attacks_held import attacks_held
 from detectors.bundle import (
     CALIBRATION,
@@ -46,8 +46,8 @@ from detectors.samples import Samples, group_numbers, joined, measure, run_graph
 from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
 from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
-from detectors.shortfalls import HELD, WITNESS
-from detectors.side_networks import followed, teach
+from detectors.shortfalls import HELD, SYNTHETIC, WITNESS
+from detectors.side_networks import SideNetworks, followed, foresight, teach, teach_gradient
 from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Readings
@@ -56,6 +56,8 @@ from models.onnx_engine import OnnxEngine
 from models.preprocess import Preprocess
 
 FITTED_ON = "fitted_on.safetensors"
+FORESEEN = 100
+"""Images, at most, that tell how well a gradient is foretold."""
 CARD = "card.md"
 
 
@@ -151,7 +153,22 @@ def fit(
     squeezed = "agreement" in names
     grain = Grain.name in names
     aligned = Alignment.name in names
-    features = feature_graph(model, squeezed, grain=grain, aligned=aligned)
+    foretold = None
+    if SyntheticAlignment.name in names:
+        differentiable = model if isinstance(model, DiagnosticModel) else model.differentiable
+        if differentiable is None:
+            raise FitProblem(f"{SyntheticAlignment.name} needs a model that torch can follow")
+        parts = (*reference.benign, *unlabelled)
+        foretold = teach_gradient(
+            differentiable, [image for samples in parts for image in samples.images], seed
+        )
+        seen_first = fusion.benign[0].images[:FORESEEN]
+        provenance = {
+            **(provenance or {}),
+            SYNTHETIC: foresight(foretold, differentiable, seen_first),
+        }
+    ahead = SideNetworks(gradient=foretold)
+    features = feature_graph(model, squeezed, ahead, grain=grain, aligned=aligned)
     engine = OnnxEngine(features.SerializeToString())
     measured = [
         [
@@ -162,6 +179,7 @@ def fit(
     ]
     seen = [(samples, measure(engine, samples, progress)) for samples in unlabelled]
     beside = teach(names, spec, [*measured[0][0], *seen], reference.attacked, seed)
+    beside.gradient = foretold
     if beside.present:
         preprocess = Preprocess(spec.preprocessing)
         measured = [

@@ -8,9 +8,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from detectors import aligned
 from detectors.agreement import Agreement
-from detectors.alignment import Alignment
+from detectors.alignment import Alignment, SyntheticAlignment
 from detectors.detector import Detector
 from detectors.dfeat import DeepFeatures
 from detectors.features import Features
@@ -52,15 +51,15 @@ DETECTORS: dict[str, type[Detector]] = {
     for detector in (
         KernelDensity, Lid, TightLid, Mahalanobis, DeepFeatures, QuantisedFeatures, Agreement,
         NeighbourLabels, LayerRecovery, LeastSignificant, RelativeMahalanobis,
-        Witness, Residual, Grain, Margin, Alignment,
+        Witness, Residual, Grain, Margin, Alignment, SyntheticAlignment,
     )
 }  # fmt: skip
 DEFAULT = ("kd", "mahalanobis", "agreement", "grain", "alignment")
 """Those that earn their place in the fusion (docs/evidence.md); the others are there to compare
 with."""
-TRIAGE = ("kd", "relative_mahalanobis", "grain", "margin")
+TRIAGE = ("kd", "relative_mahalanobis", "grain", "margin", "synthetic_alignment")
 """The default of a first stage that chooses whom a second one looks at: no second pass of the
-network, none beside it."""
+network."""
 
 
 def split_taps(joined: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
@@ -73,7 +72,7 @@ class Guard(nn.Module):
 
     ``forward`` takes the feature graph's ``taps [N, sum d]``, ``class_logits [N, K]`` and
     ``squeezed_logits [N, K or 0]``, ``squeeze_change [N]``, ``witness_logits [N, K or 0]``,
-    ``residual [N, 1 or 0]``, ``picture [N, P or 0]``, ``grain [N, G or 0]``, ``aligned [N, 2 or
+    ``residual [N, 1 or 0]``, ``picture [N, P or 0]``, ``grain [N, G or 0]``, ``aligned [N, 2, 3 or
     0]`` and returns ``scores [N, D]``, ``fused [N]``, ``quality [N]``.
     """
 
@@ -158,6 +157,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
     """The fused graph: ``features`` (``feature_graph``) followed by the exported ``guard``, with
     the outputs of both, but for those of the views and networks that this guard lacks: ONNX Runtime
     computes every output, whether it is asked for or not."""
+    along = {Alignment.name, SyntheticAlignment.name}.intersection(guard.names)
     examples = {
         "taps": torch.randn(3, sum(guard.widths)),
         "class_logits": torch.randn(3, guard.classes),
@@ -167,7 +167,7 @@ def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:
         "residual": torch.randn(3, 1 if Residual.name in guard.names else 0),
         "picture": torch.randn(3, guard.quality.picture_width),
         "grain": torch.randn(3, sum(d.width for d in guard.detectors if isinstance(d, Grain))),
-        "aligned": torch.rand(3, aligned.WIDTH if Alignment.name in guard.names else 0),
+        "aligned": torch.rand(3, len(along) + 1 if along else 0),
     }
     lacking = {
         *(() if guard.squeezes else ("squeeze_change",)),

@@ -12,13 +12,18 @@ HELD = "attacks held while fitting"
 HELD_ENOUGH = 0.8
 """Of the guards in docs/results 0.98 and 1 where attacks hardly harm, 0.77 and less where they do
 (docs/evidence.md)."""
+SYNTHETIC = "gradient foretold"
+"""In a manifest's provenance: ``detectors.side_networks.foresight``."""
+FORETOLD_ENOUGH = 0.1
+"""At 0.2 it finds nearly every attack on the hardened dermoscopy network that the gradient itself
+finds, at 0.05 a third on the ultrasound one (docs/evidence.md)."""
 FOLLOWS = 0.95
 """Below it a witness's disagreement says more of the witness than of the image."""
 
 
 def shortfalls(manifest: Manifest) -> list[str]:
     """A sentence for each verdict that the calibration images cannot support, for a guard that
-    holds few attacks, and for a witness that has not learnt enough."""
+    holds few attacks, and for a witness or a synthetic gradient that has not learnt enough."""
     sentences = []
     for name, level in zip(manifest.model.classes, manifest.levels, strict=True):
         for verdict in ("flag", "reject"):
@@ -52,6 +57,14 @@ def shortfalls(manifest: Manifest) -> list[str]:
             "and these are of the images that the detectors were weighed on: new ones are held "
             "less often, so this guard protects little. Give it more images, and see what lazaret "
             "evaluate says"
+        )
+    foretold = manifest.provenance.get(SYNTHETIC)
+    if foretold is not None and foretold < FORETOLD_ENOUGH:
+        sentences.append(
+            f"the synthetic gradient correlates with the model's own by {foretold:.2f} on images "
+            f"that it has not seen, and below {FORETOLD_ENOUGH} it finds few attacks; let it learn "
+            "from more images (the model's own training images in the data, --fit-images), or "
+            "choose alignment"
         )
     follows = manifest.provenance.get(WITNESS)
     if follows is not None and follows < FOLLOWS:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from detectors.aligned import Aligned, Seed
 from detectors.residual import Residual
 from detectors.residual_network import (
     BATCH,
@@ -22,24 +23,36 @@ from detectors.residual_network import (
 )
 from detectors.samples import Floats, Measured, Pixels, Samples
 from detectors.student import Student
+from detectors.synthetic_gradient import SyntheticGradient, correlation
 from detectors.witness import Witness
+from models.diagnostic import DiagnosticModel
 from models.preprocess import Preprocess
 from models.spec import ModelSpec
 
 QUALITIES = (95, 90, 75)
 CHUNK = 32
+NOISE = 2.0
+"""Grey levels."""
+MOST_NUMBERS = 300_000_000
+"""Of the images that the gradient is foretold from, at once in memory, and as many of gradients;
+two bytes each."""
 
 
 class SideNetworks(nn.Module):
     """The network's input ``float32[N, C, h, w]`` to ``witness_logits [N, K or 0]`` and
-    ``residual [N, 1 or 0]``: empty where there is no such network."""
+    ``residual [N, 1 or 0]``: empty where there is no such network. ``gradient`` waits for the
+    network's answer (``detectors.feature_graph``)."""
 
     def __init__(
-        self, student: Student | None = None, residual: ResidualNetwork | None = None
+        self,
+        student: Student | None = None,
+        residual: ResidualNetwork | None = None,
+        gradient: SyntheticGradient | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.residual = residual
+        self.gradient = gradient
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         nothing = x[:, :0, 0, 0]
@@ -50,7 +63,7 @@ class SideNetworks(nn.Module):
 
     @property
     def present(self) -> bool:
-        """Whether there is one."""
+        """Whether there is one that reads the input alone."""
         return self.student is not None or self.residual is not None
 
     def read(self, preprocess: Preprocess, images: Sequence[Pixels]) -> tuple[Floats, Floats]:
@@ -75,7 +88,7 @@ def teach(
     attacked: Sequence[Samples],
     seed: int,
 ) -> SideNetworks:
-    """The networks that the detectors ``names`` need.
+    """The networks that the detectors ``names`` need and that learn from the model's answers.
 
     Args:
         benign: of the reference split, the clean images first, with the model's answers; then
@@ -109,6 +122,61 @@ def teach(
         residual.teach(material.batch, seed, material.steps)
         networks.residual = residual
     return networks.eval()
+
+
+def teach_gradient(
+    model: DiagnosticModel, images: Sequence[Pixels], seed: int
+) -> SyntheticGradient:
+    """The network that foretells the model's gradient, from images that are not attacked; where
+    they are more than fill the memory, from a part of them. They are seen with noise of
+    ``NOISE`` grey levels too, where an attack would have moved them to."""
+    preprocess, head = model.preprocess, model.spec.head
+    channels, size = model.spec.preprocessing.channels, model.spec.preprocessing.size
+    most = max(CHUNK, MOST_NUMBERS // (2 * channels * size[0] * size[1]))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(images), generator=generator)[:most].tolist()
+    aligned, answered = Aligned(preprocess.gain), Seed(head)
+    grey = preprocess.gain.expand(1, channels, 1, 1)
+    seen, seeds, steps = [], [], []
+    for start in range(0, len(drawn), CHUNK):
+        plain = inputs_of(preprocess, [images[i] for i in drawn[start : start + CHUNK]])
+        noise = torch.randn(plain.shape, generator=generator).sign()
+        for x in (plain, plain + NOISE * grey * noise):
+            raw, gradient = gradient_of(model, x, answered)
+            with torch.no_grad():
+                seen.append(x.half())
+                seeds.append(answered(raw))
+                steps.append(aligned.step(gradient).half())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SyntheticGradient(channels, model.spec.logits)
+    network.teach(torch.cat(seen), torch.cat(seeds), torch.cat(steps), seed)
+    return network
+
+
+def foresight(
+    network: SyntheticGradient, model: DiagnosticModel, images: Sequence[Pixels]
+) -> float:
+    """How well the gradient is foretold on images that the network has not seen: the mean
+    correlation of what it paints with a step along the model's own."""
+    aligned, answered = Aligned(model.preprocess.gain), Seed(model.spec.head)
+    found = []
+    for start in range(0, len(images), CHUNK):
+        x = inputs_of(model.preprocess, images[start : start + CHUNK])
+        raw, gradient = gradient_of(model, x, answered)
+        with torch.no_grad():
+            found.append(correlation(network(x, answered(raw)), aligned.step(gradient)))
+    return round(float(torch.cat(found).mean()), 3)
+
+
+@torch.enable_grad()
+def gradient_of(model: DiagnosticModel, x: Tensor, weights: Seed) -> tuple[Tensor, Tensor]:
+    """Raw logits ``[N, L]`` at the network's inputs ``[N, C, h, w]``, and the gradient there of
+    their sum with ``weights``. No gradients of either follow."""
+    seen = x.detach().requires_grad_()
+    raw, _ = model.activations(seen)
+    (gradient,) = torch.autograd.grad(raw, seen, weights(raw.detach()))
+    return raw.detach(), gradient
 
 
 def followed(measured: Measured) -> float:

@@ -214,6 +214,11 @@ def victim_of(model: DiagnosticModel | OnnxModel, device: str = "cpu") -> Victim
     return Victim(model, device)
 
 
+def without_gradients(model: DiagnosticModel | OnnxModel) -> str:
+    """Why torch cannot follow the model; empty where it can."""
+    return "" if isinstance(model, DiagnosticModel) else model.without_gradients
+
+
 def model_digest(model: DiagnosticModel | OnnxModel) -> str:
     """``sha256:`` of the weights: which model was attacked or guarded."""
     if isinstance(model, OnnxModel):

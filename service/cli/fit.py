@@ -20,9 +20,10 @@ def fit(
         str,
         typer.Option(
             help="By comma, of detectors/guard.py. Agreement costs a second forward pass, "
-            "alignment one backwards, witness and residual a few per cent of one. By default "
+            "alignment one backwards, witness, residual and synthetic_alignment a few per cent of "
+            "one. By default "
             "kd,mahalanobis,agreement,grain,alignment; before a second stage "
-            "kd,relative_mahalanobis,grain,margin."
+            "kd,relative_mahalanobis,grain,margin,synthetic_alignment."
         ),
     ] = "",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
@@ -36,12 +37,12 @@ def fit(
     attack_images: Annotated[
         int, typer.Option(help="Images attacked in each of the two fitting splits.")
     ] = 160,
-    witness_images: Annotated[
+    training_images: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Most of the model's own training images in the data that the witness's student "
-            "learns from too.",
+            help="Most of the model's own training images in the data that the networks of witness "
+            "and synthetic_alignment learn from too.",
         ),
     ] = 600,
     second_stage: Annotated[
@@ -85,7 +86,7 @@ def fit(
         from attacks.generate import bench_of
         from attacks.opponent import Opponent
         from attacks.part_store import PartStore, default_folder
-        from detectors.alignment import Alignment
+        from detectors.alignment import Alignment, SyntheticAlignment
         from detectors.bundle import Alphas
         from detectors.feature_graph import gradient_problem
         from detectors.fit import FitProblem
@@ -95,7 +96,7 @@ def fit(
         from detectors.shortfalls import shortfalls
         from detectors.witness import Witness
         from models.datasets import read_dataset
-        from models.load import load_model, model_digest, victim_of
+        from models.load import load_model, model_digest, victim_of, without_gradients
 
         if out.exists():
             raise FitProblem(f"{out}: exists already; choose another folder")
@@ -106,12 +107,17 @@ def fit(
                 f"no detector is called {unknown[0]!r}; choose from {', '.join(DETECTORS)}"
             )
         loaded_model = load_model(model, weights=weights, spec=spec)
-        if Alignment.name in names and (reason := gradient_problem(loaded_model)):
+        for name, reason in (
+            (Alignment.name, gradient_problem(loaded_model)),
+            (SyntheticAlignment.name, without_gradients(loaded_model)),
+        ):
+            if name not in names or not reason:
+                continue
             if detectors:
-                raise FitProblem(f"{Alignment.name} needs the model's gradient, but {reason}")
-            names = tuple(name for name in names if name != Alignment.name)
+                raise FitProblem(f"{name} needs the model's gradient, but {reason}")
+            names = tuple(other for other in names if other != name)
             console.print(
-                f"{Alignment.name} is left out, since {reason}; what it would hold may pass",
+                f"{name} is left out, since {reason}; what it would hold may pass",
                 style="yellow",
                 markup=False,
             )
@@ -144,8 +150,8 @@ def fit(
                 store=PartStore(default_folder()),
             )
             trained = (
-                training_examples(dataset, loaded_model.spec, witness_images, seed)
-                if Witness.name in names
+                training_examples(dataset, loaded_model.spec, training_images, seed)
+                if {Witness.name, SyntheticAlignment.name}.intersection(names)
                 else ()
             )
             unlabelled = (

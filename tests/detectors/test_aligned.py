@@ -35,23 +35,24 @@ def smooth_gradient(n: int, side: int = 64) -> Tensor:
 
 def test_a_step_of_one_grey_level_shows_and_another_images_does_not() -> None:
     x, gradient = picture(6), smooth_gradient(6)
-    aligned = Aligned(1, GAIN)
+    aligned = Aligned(GAIN)
+    step, anothers = aligned.step(gradient), aligned.step(gradient.roll(1, dims=0))
     stepped = x + GAIN * gradient.sign()
-    along, height = aligned(stepped, gradient).unbind(dim=1)
+    along, other, height = aligned(stepped, [step, anothers]).unbind(dim=1)
     assert along.min() > 0.4
-    assert aligned(stepped, gradient.roll(1, dims=0))[:, 0].abs().max() < 0.1
-    assert aligned(x, gradient)[:, 0].abs().max() < 0.1
-    assert aligned(x - GAIN * gradient.sign(), gradient)[:, 0].max() < -0.4
-    assert (height > aligned(x, gradient)[:, 1]).all()
+    assert other.abs().max() < 0.1
+    assert aligned(x, [step])[:, 0].abs().max() < 0.1
+    assert aligned(x - GAIN * gradient.sign(), [step])[:, 0].max() < -0.4
+    assert (height > aligned(x, [step])[:, 1]).all()
 
 
 def test_scale_of_the_gradient_does_not_matter_and_nothing_is_not_a_number() -> None:
     x, gradient = picture(3), smooth_gradient(3)
-    aligned = Aligned(1, GAIN)
-    torch.testing.assert_close(aligned(x, 1e-6 * gradient), aligned(x, gradient))
+    aligned = Aligned(GAIN)
+    torch.testing.assert_close(aligned.step(1e-6 * gradient), aligned.step(gradient))
     blank = torch.zeros_like(x)
     for image, along in ((blank, gradient), (x, blank), (blank, blank)):
-        found = aligned(image, along)
+        found = aligned(image, [aligned.step(along)])
         assert torch.isfinite(found).all()
         assert found[:, 0].abs().max() < 1e-6
 
@@ -60,10 +61,10 @@ def test_exports() -> None:
     class Numbered(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.aligned = Aligned(1, GAIN)
+            self.aligned = Aligned(GAIN)
 
         def forward(self, input_0: Tensor, input_1: Tensor) -> Tensor:
-            return self.aligned(input_0, input_1)
+            return self.aligned(input_0, [self.aligned.step(input_1)])
 
     assert_exports(Numbered(), lambda n: (picture(n, 16), smooth_gradient(n, 16)), 1e-4)
 
@@ -95,8 +96,8 @@ def test_a_real_networks_own_attack_shows() -> None:
     x = model.preprocess(pixels.permute(0, 2, 3, 1).byte()).requires_grad_()
     raw, _ = model.activations(x)
     (gradient,) = torch.autograd.grad(raw, x, Seed(spec.head)(raw.detach()))
-    before = aligned_of(model, x.detach())[:, 0]
-    after = aligned_of(model, x.detach() + 2 * model.preprocess.gain * gradient.sign())[:, 0]
+    moved = x.detach() + 2 * model.preprocess.gain * gradient.sign()
+    before, after = (aligned_of(model, seen, exact=True, foretold=None)[:, 0] for seen in (x, moved))
     assert (after > before).all()
     assert (after - before).mean() > 0.1
 

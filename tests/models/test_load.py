@@ -14,6 +14,7 @@ from detectors.picture import Picture
 from detectors.residual_network import ResidualNetwork
 from detectors.side_networks import SideNetworks
 from detectors.student import Student
+from detectors.synthetic_gradient import SyntheticGradient
 from models import zoo
 from models.diagnostic import DiagnosticModel
 from models.export import export_bare
@@ -65,7 +66,9 @@ def test_an_onnx_file_reads_as_its_torch_original(
     torch_model = DiagnosticModel(spec, original)
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 36, 1), dtype=np.uint8)
     beside = SideNetworks(
-        Student(1, (32, 32), classes), ResidualNetwork(1, torch_model.preprocess.gain)
+        Student(1, (32, 32), classes),
+        ResidualNetwork(1, torch_model.preprocess.gain),
+        SyntheticGradient(1, logits),
     ).eval()
     for squeezed, networks, more in (
         (False, None, False),
