@@ -8,14 +8,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from tiny_bundle import write_bundle
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.bundle import Bundle
 from detectors.residual_network import CROP
 from detectors.samples import Measured, Samples
-from detectors.shortfalls import WITNESS, shortfalls
-from detectors.side_networks import SideNetworks, followed, inputs_of, teach
+from detectors.shortfalls import SYNTHETIC, WITNESS, shortfalls
+from detectors.acceptance import aligned_of
+from detectors.aligned import Seed
+from detectors.side_networks import (
+    SideNetworks,
+    followed,
+    foresight,
+    gradient_of,
+    inputs_of,
+    teach,
+    teach_gradient,
+)
 from detectors.statistics import auc
+from models.diagnostic import DiagnosticModel
 from models.preprocess import Preprocess
 from models.spec import ModelSpec, Preprocessing
 
@@ -101,6 +112,58 @@ def test_attacks_are_told_from_noise_of_their_size_whatever_the_file_was() -> No
     _, by_nothing = read(networks, fresh)
     assert auc(by_noise, by_attack) > 0.95
     assert auc(by_nothing, by_attack) > 0.9
+
+
+def smooth_model() -> DiagnosticModel:
+    """A network as smooth as hardening makes them."""
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 5, 2, padding=2), nn.Softplus(), nn.Conv2d(8, 8, 3, 2, padding=1),
+        nn.Softplus(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 2),
+    )  # fmt: skip
+    return DiagnosticModel(SPEC, network)
+
+
+def test_a_step_along_the_gradient_shows_in_what_is_foretold_of_it() -> None:
+    """On images that the network has not seen, and noise of the same size must not show."""
+    model = smooth_model()
+    images, _ = scenes(160, 0)
+    network = teach_gradient(model, tuple(images), 0)
+    fresh, _ = scenes(60, 1)
+    assert foresight(network, model, tuple(fresh)) > 0.3
+
+    x = inputs_of(model.preprocess, list(fresh))
+    raw, gradient = gradient_of(model, x, Seed(SPEC.head))
+    assert raw.shape == (60, 2)
+    step = 2 * model.preprocess.gain
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
+    plain, noisy_, hit = (
+        aligned_of(model, seen, exact=False, foretold=network)[:, 0].numpy()
+        for seen in (x, x + step * noise, x + step * gradient.sign())
+    )
+    assert auc(plain, hit) > 0.95
+    assert auc(noisy_, hit) > 0.95
+    assert aligned_of(model, x, exact=True, foretold=network).shape == (60, 3)
+    assert aligned_of(model, x, exact=False, foretold=None).shape == (60, 0)
+
+
+def test_teaching_is_the_same_again() -> None:
+    images, _ = scenes(40, 0)
+    a, b = (teach_gradient(smooth_model(), tuple(images), 3).state_dict() for _ in range(2))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_images_of_one_tone_teach_nothing_and_break_nothing() -> None:
+    blank = np.full((40, SIDE, SIDE, 1), 7, np.uint8)
+    network = teach_gradient(smooth_model(), tuple(blank), 0)
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def test_a_gradient_that_is_not_foretold_is_told(tmp_path: Path) -> None:
+    manifest = Bundle.open(write_bundle(tmp_path / "tiny")).manifest
+    for value, told in ((0.04, True), (0.2, False)):
+        known = manifest.model_copy(update={"provenance": {SYNTHETIC: value}})
+        assert any("synthetic gradient" in text for text in shortfalls(known)) == told
 
 
 def test_inputs_are_those_of_the_graph_resized_or_not() -> None:
