@@ -34,7 +34,6 @@ from attacks.corruptions import CORRUPTIONS
 from attacks.generate import bench_of
 from attacks.part_store import PartStore, default_folder
 from attacks.work import Bench
-from detectors.aligned import WIDTH
 from detectors.bundle import UNUSUAL
 from detectors.detector import Detector
 from detectors.feature_graph import feature_graph
@@ -52,6 +51,7 @@ from detectors.null_test import refitted_null_test
 from detectors.quality import Quality
 from detectors.residual import Residual
 from detectors.samples import Measured, Samples, group_numbers, measure
+from detectors.side_networks import SideNetworks, teach_gradient
 from detectors.statistics import auc, bootstrap_over_groups
 from detectors.witness import Witness
 from models.datasets import load_images, read_dataset, unlabelled
@@ -101,13 +101,16 @@ class Material:
 def gather(model: DiagnosticModel, bench: Bench, data: Path, sizes: argparse.Namespace) -> Material:
     """Draw, shift, attack and measure."""
     seed = 0
-    engine = OnnxEngine(
-        feature_graph(model, squeezed=True, grain=True, aligned=True).SerializeToString(), threads=1
-    )
     store = PartStore(default_folder())
     dataset = read_dataset(data / "cxr_kermany", model.spec.classes)
     splits = split_samples(
         clean_samples(load_images(guard_examples(dataset, model.spec, seed))), seed
+    )
+    learnt = draw(splits["reference"], sizes.fit_images, seed)
+    beside = SideNetworks(gradient=teach_gradient(model, learnt.images, seed))
+    engine = OnnxEngine(
+        feature_graph(model, True, beside, grain=True, aligned=True).SerializeToString(),
+        threads=1,
     )
 
     def read(samples: Samples) -> Pair:
@@ -306,7 +309,7 @@ def nodes(detector: Detector, widths: tuple[int, ...], classes: int) -> int:
         "squeezed": torch.randn(3, classes),
         "change": torch.rand(3),
         "grain": torch.randn(3, detector.width if isinstance(detector, Grain) else 0),
-        "aligned": torch.rand(3, WIDTH),
+        "aligned": torch.rand(3, 3),
     }
     graph = export_onnx(
         Alone(detector, widths), examples, ("score",), {name: (0,) for name in examples}

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from benchmarks.resnets import build
 from detectors.agreement import Agreement
+from detectors.alignment import Alignment, SyntheticAlignment
 from detectors.bundle import (
     CALIBRATION,
     GRAPH,
@@ -32,14 +33,16 @@ from detectors.guard import DEFAULT, fuse
 from detectors.measured_split import MeasuredSplit
 from detectors.picture import Picture
 from detectors.samples import Measured
+from detectors.side_networks import SideNetworks
+from detectors.synthetic_gradient import SyntheticGradient
 from models.diagnostic import DiagnosticModel
 from models.imaging.rendering import RenderingPolicy
 from models.spec import ModelSpec, Preprocessing
 
 CLEAN, BENIGN, ATTACKED = 500, 1000, 640
 """Images of a split as ``lazaret fit`` takes them: 500 clean ones, shifted ones, attacked ones."""
-ONE_PASS = tuple(name for name in DEFAULT if name != Agreement.name)
-"""The default detectors that need no second forward pass."""
+ONE_PASS = tuple(name for name in DEFAULT if name not in (Agreement.name, Alignment.name))
+"""The default detectors that run the network neither again nor backwards."""
 
 
 def resnet(name: str, side: int = 224) -> DiagnosticModel:
@@ -59,10 +62,16 @@ def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
     picture = Picture(model.preprocess)
     splits = [_drawn(seed, sum(widths), classes, squeezed, picture) for seed in (1, 2)]
     guard = fit_guard(splits[0], splits[1], widths, classes, names)
-    graph: bytes = fuse(
-        feature_graph(model, squeezed, grain="grain" in names, aligned="alignment" in names),
-        guard,
-    ).SerializeToString()
+    channels, logits = model.spec.preprocessing.channels, model.spec.logits
+    foretold = SyntheticGradient(channels, logits) if SyntheticAlignment.name in names else None
+    features = feature_graph(
+        model,
+        squeezed,
+        SideNetworks(gradient=foretold).eval(),
+        grain="grain" in names,
+        aligned=Alignment.name in names,
+    )
+    graph: bytes = fuse(features, guard).SerializeToString()
     return graph
 
 

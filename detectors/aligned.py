@@ -46,7 +46,7 @@ class Aligned(nn.Module):
     """``float32[N, P + 1]``: the correlation of the image's second differences, cut off, with each
     of P pictures; the root mean square of the image's, in grey levels."""
 
-    gain: Tensor
+    grey: Tensor
 
     def __init__(self, gain: Tensor) -> None:
         """
@@ -54,7 +54,7 @@ class Aligned(nn.Module):
             gain: what one grey level is in the network's input; broadcasts with it.
         """
         super().__init__()
-        self.register_buffer("gain", gain.detach().clone())
+        self.register_buffer("grey", 1 / gain.detach().clone())
 
     def forward(self, x: Tensor, pictures: Sequence[Tensor]) -> Tensor:
         """
@@ -63,12 +63,12 @@ class Aligned(nn.Module):
             pictures: ``float32[N, C, h - 2, w - 2]`` each: ``step`` of the gradient, what
                 ``detectors.synthetic_gradient`` foretells of it.
         """
-        grain = _differences(x / self.gain).clamp(-HIGHEST, HIGHEST)
-        height = grain.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=LEAST)
+        grain = _differences(x, self.grey).clamp(-HIGHEST, HIGHEST)
+        height = mean_product(grain, grain).sqrt().clamp(min=LEAST)
         columns = []
         for picture in pictures:
-            length = picture.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=LEAST)
-            columns.append((grain * picture).mean(dim=(1, 2, 3)) / (height * length))
+            length = mean_product(picture, picture).sqrt().clamp(min=LEAST)
+            columns.append(mean_product(grain, picture) / (height * length))
         return torch.stack([*columns, height], dim=1)
 
     def step(self, gradient: Tensor) -> Tensor:
@@ -76,12 +76,17 @@ class Aligned(nn.Module):
         ``float32[N, C, h, w]`` of what ``Seed`` weighs: what an attack's step leaves between
         neighbouring pixels."""
         size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-        return _differences((gradient / (SOFT * size)).clamp(-1.0, 1.0))
+        return _differences((gradient / (SOFT * size)).clamp(-1.0, 1.0), torch.ones(()).to(size))
 
 
-def _differences(x: Tensor) -> Tensor:
-    """``float32[N, C, h - 2, w - 2]``: by slices, since a convolution of one channel is computed as
-    one of sixteen."""
-    edge, middle = DIFFERENCE[0], DIFFERENCE[1]
-    x = middle * x[:, :, 1:-1] + edge * (x[:, :, :-2] + x[:, :, 2:])
+def mean_product(a: Tensor, b: Tensor) -> Tensor:
+    """``float32[N]``: mean over each of N images of the product of two ``[N, C, h, w]``."""
+    return (a * b).mean(dim=(1, 2, 3))
+
+
+def _differences(x: Tensor, scale: Tensor) -> Tensor:
+    """``float32[N, C, h - 2, w - 2]``, of the scaled picture: by slices, since a convolution of one
+    channel is computed as one of sixteen."""
+    edge, middle = DIFFERENCE[:2]
+    x = middle * scale * x[:, :, 1:-1] + edge * scale * (x[:, :, :-2] + x[:, :, 2:])
     return middle * x[..., 1:-1] + edge * (x[..., :-2] + x[..., 2:])

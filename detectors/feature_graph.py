@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from detectors.aligned import Aligned, Seed
 from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
-from detectors.synthetic_gradient import SyntheticGradient
 from detectors.squeeze import root_mean_square, squeeze
+from detectors.synthetic_gradient import SyntheticGradient
 from models.diagnostic import DiagnosticModel
 from models.export import IMAGE_AXES, OPSET, example_pixels, export_onnx
 from models.head import class_logits, probabilities

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detectors.aligned import mean_product
 from detectors.descent import descend
 
 POOLED = 2
@@ -59,7 +60,8 @@ class SyntheticGradient(nn.Module):
 
     def forward(self, x: Tensor, seed: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        filled = functional.pad(x, (0, -width % PATCH, 0, -height % PATCH), mode="replicate")
+        right, below = -width % PATCH, -height % PATCH
+        filled = functional.pad(x, (0, right, 0, below), mode="replicate") if right + below else x
         seen = self.layers(functional.avg_pool2d(filled, POOLED))
         painted: Tensor = self.paint(seen * self.towards(seed)[:, :, None, None])
         return painted[:, :, 1 : height - 1, 1 : width - 1]
@@ -94,5 +96,5 @@ class SyntheticGradient(nn.Module):
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """``float32[N]``: of ``[N, C, h, w]`` each, about zero."""
-    lengths = a.square().mean(dim=(1, 2, 3)) * b.square().mean(dim=(1, 2, 3))
-    return (a * b).mean(dim=(1, 2, 3)) / lengths.clamp(min=1e-12).sqrt()
+    lengths = mean_product(a, a) * mean_product(b, b)
+    return mean_product(a, b) / lengths.clamp(min=1e-12).sqrt()

@@ -29,7 +29,7 @@ from models.machine import describe
 PORT = 18_200
 AT_ONCE = 8
 SIDE = 224
-GUARDS = {"first stage alone": ONE_PASS, "agreement too": DEFAULT}
+GUARDS = {"one pass": ONE_PASS, "all by default": DEFAULT}
 PEERS = ("mosec", "FastAPI on uvicorn")
 
 
@@ -39,10 +39,10 @@ def contestants(folder: Path, environments: Path) -> list[Contestant]:
     ours = []
     for number, (guard, workers, threads) in enumerate(
         [
-            ("first stage alone", 1, cores),
-            ("first stage alone", 1, 1),
-            ("first stage alone", cores, 1),
-            ("agreement too", 1, 1),
+            ("one pass", 1, cores),
+            ("one pass", 1, 1),
+            ("one pass", cores, 1),
+            ("all by default", 1, 1),
         ]
     ):
         place = folder / str(number)
@@ -85,8 +85,9 @@ def main() -> None:
         f"{arguments.rounds} --seconds {arguments.seconds:g}`; {describe()}.",
         "",
         f"Untrained ResNets at {SIDE} x {SIDE} under guards of the size that `lazaret fit` makes "
-        "by default (kd, mahalanobis and grain; then agreement too, whose second pass runs the "
-        "model again), which accept everything (`benchmarks/stand_in.py`); the JPEG of "
+        "by default (kd, mahalanobis and grain in one pass; then all, of which agreement runs "
+        "the model again and alignment backwards), which accept everything "
+        "(`benchmarks/stand_in.py`); the JPEG of "
         f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
         "without decoding. Medians over interleaved rounds; rates over the limit's are of the "

@@ -97,7 +97,9 @@ def test_a_real_networks_own_attack_shows() -> None:
     raw, _ = model.activations(x)
     (gradient,) = torch.autograd.grad(raw, x, Seed(spec.head)(raw.detach()))
     moved = x.detach() + 2 * model.preprocess.gain * gradient.sign()
-    before, after = (aligned_of(model, seen, exact=True, foretold=None)[:, 0] for seen in (x, moved))
+    before, after = (
+        aligned_of(model, seen, exact=True, foretold=None)[:, 0] for seen in (x, moved)
+    )
     assert (after > before).all()
     assert (after - before).mean() > 0.1
 

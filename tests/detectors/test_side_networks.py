@@ -10,12 +10,12 @@ import torch
 from tiny_bundle import write_bundle
 from torch import Tensor, nn
 
+from detectors.acceptance import aligned_of
+from detectors.aligned import Seed
 from detectors.bundle import Bundle
 from detectors.residual_network import CROP
 from detectors.samples import Measured, Samples
 from detectors.shortfalls import SYNTHETIC, WITNESS, shortfalls
-from detectors.acceptance import aligned_of
-from detectors.aligned import Seed
 from detectors.side_networks import (
     SideNetworks,
     followed,
