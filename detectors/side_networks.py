@@ -150,7 +150,11 @@ def teach_gradient(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SyntheticGradient(channels, model.spec.logits)
-    network.teach(torch.cat(seen), torch.cat(seeds), torch.cat(steps), seed)
+    x = torch.cat(seen)
+    seen.clear()  # these are large
+    pictures = torch.cat(steps)
+    steps.clear()
+    network.teach(x, torch.cat(seeds), pictures, seed)
     return network
 
 
