@@ -76,7 +76,7 @@ class Aligned(nn.Module):
         ``float32[N, C, h, w]`` of what ``Seed`` weighs: what an attack's step leaves between
         neighbouring pixels."""
         size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-        return _differences((gradient / (SOFT * size)).clamp(-1.0, 1.0), torch.ones(()).to(size))
+        return _differences((gradient / (SOFT * size)).clamp(-1.0, 1.0))
 
 
 def mean_product(a: Tensor, b: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def mean_product(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).mean(dim=(1, 2, 3))
 
 
-def _differences(x: Tensor, scale: Tensor) -> Tensor:
+def _differences(x: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """``float32[N, C, h - 2, w - 2]``, of the scaled picture: by slices, since a convolution of one
     channel is computed as one of sixteen."""
     edge, middle = DIFFERENCE[:2]

@@ -69,8 +69,9 @@ class Alignment(Detector):
 
 class SyntheticAlignment(Alignment):
     """``Alignment`` with what ``detectors.synthetic_gradient`` foretells in the gradient's place: a
-    few per cent of the model's cost in place of a pass backwards. It finds a fifth of the signal,
-    which is ten times what benign images spread by and more, on hardened models."""
+    few per cent of the model's cost in place of a pass backwards. It finds a tenth to a third of
+    the signal on hardened models, which is three times what benign images spread by and mostly far
+    more (docs/evidence.md)."""
 
     name = "synthetic_alignment"
     column = -2

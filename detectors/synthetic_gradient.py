@@ -28,11 +28,11 @@ class SyntheticGradient(nn.Module):
     ``Aligned.step`` of the gradient; its scale means nothing.
 
     Synthetic gradients (Jaderberg et al. 2017, arXiv 1608.05343) foretell what backpropagation
-    would bring, to save it. Hardened models' gradients are regular enough that a fraction of a
-    per cent of the parameters foretells a fifth of their finest texture, in the sense of a
-    correlation, which is enough to find a pattern that fills ten thousand pixels. It sees means
-    of areas alone: so what is correlated with its picture, the texture between the pixels of an
-    area, is not what the picture was made from.
+    would bring, to save it. Hardened models' gradients are regular enough that some thousand
+    parameters foretell a tenth to a third of their finest texture, in the sense of a correlation,
+    which is enough to find a pattern that fills ten thousand pixels (docs/evidence.md). It sees
+    means of areas alone: so what is correlated with its picture, the texture between the pixels of
+    an area, is not what the picture was made from.
 
     Linear in the weights, as the gradient is.
     """
