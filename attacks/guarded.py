@@ -19,7 +19,7 @@ from detectors.bundle import Bundle, CellLevels
 from detectors.calibrate import Calibration, Cell, Scores
 from detectors.draws import draw
 from detectors.second_stage import INPUTS, SECOND_GRAPH, SecondStage
-from detectors.second_stage_fit import as_agreement, as_features
+from detectors.second_stage_fit import SecondScore
 from models.head import class_logits
 from models.onnx_to_torch import OnnxModule, convert
 
@@ -189,7 +189,7 @@ class _Second(nn.Module):
         super().__init__()
         self.entry = stage.entry
         self.graph = graph
-        self.agreement = as_agreement(stage)
+        self.score = SecondScore(stage)
         self._rng = np.random.default_rng(SECOND_SEED)
 
     @classmethod
@@ -211,9 +211,8 @@ class _Second(nn.Module):
             torch.from_numpy(np.stack([getattr(one, name) for one in draws])).to(first)
             for name in INPUTS[1:]
         )
-        logits, change = self.graph(pixels[picked], *parameters)
-        features = as_features(plain[picked].repeat_interleave(views, dim=0), logits, change)
-        score = self.agreement.deviation(features).view(n, views).mean(dim=1).abs()
+        seen = self.graph(pixels[picked], *parameters)
+        score = self.score(plain[picked], *seen)
         return first.index_add(0, picked, score)
 
 

@@ -14,6 +14,8 @@ from attacks.objective import Model, decisions
 from attacks.problem import AttackProblem
 from detectors.bundle import Bundle, CellLevels
 from detectors.calibrate import Calibration, PValues
+from detectors.second_stage import SECOND_GRAPH, SecondStage
+from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.engine import Readings
 from models.onnx_engine import OnnxEngine
 from models.spec import Head
@@ -65,10 +67,13 @@ class ModelJudge:
 
 @dataclass(frozen=True)
 class BundleJudge:
-    """The fused graph on the service's own engine, with its calibration: what a running service
-    answers to the delivered file, number for number."""
+    """The bundle on the service's own engine, with its calibration: what a running service answers
+    to the delivered file, number for number, but for a second stage's views, which follow from a
+    deployment's key."""
 
     graph: bytes
+    second: tuple[bytes, SecondStage] | None
+    """The second stage's graph and numbers."""
     calibration: Calibration
     levels: tuple[CellLevels, ...]
     multilabel: bool
@@ -76,9 +81,10 @@ class BundleJudge:
     @classmethod
     def of(cls, bundle: Bundle) -> BundleJudge:
         """From a verified bundle."""
-        manifest = bundle.manifest
+        manifest, stage = bundle.manifest, SecondStage.of(bundle)
         return cls(
             bundle.graph,
+            None if stage is None else (bundle.read(SECOND_GRAPH), stage),
             bundle.calibration,
             manifest.levels,
             manifest.model.head is Head.MULTILABEL,
@@ -86,7 +92,9 @@ class BundleJudge:
 
     @cached_property
     def _engine(self) -> OnnxEngine:
-        return OnnxEngine(self.graph, threads=1)
+        if self.second is None:
+            return OnnxEngine(self.graph, threads=1)
+        return StagedEngine(self.graph, *self.second, EVALUATION_KEY, threads=1)
 
     def __getstate__(self) -> dict[str, object]:
         """Without the session: a worker elsewhere opens its own."""

@@ -49,12 +49,22 @@ def image_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8], "big")
 
 
+_OF_GUARDS = ("bpda.py", "guarded.py", "guard_aware")
+"""Files and a folder of source that no attack runs that knows no guard."""
+
+
 @cache
-def code_digest() -> str:
-    """Of the attacks' own source and torch's version: results of other code are never reused."""
+def code_digest(*, knowing: bool) -> str:
+    """Of the attacks' own source and torch's version: results of other code are never reused.
+
+    Args:
+        knowing: with the source that they alone run who know a guard.
+    """
     content = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        content.update(path.read_bytes())
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        if knowing or path.relative_to(here).parts[0] not in _OF_GUARDS:
+            content.update(path.read_bytes())
     return content.hexdigest()
 
 
@@ -197,7 +207,7 @@ def unit_digest(bench: Bench, unit: Unit) -> str:
     has = unit.spec.needs | unit.spec.uses
     learned = has & {Need.IMAGES, Need.SURROGATE, Need.GUARD}
     document = {
-        "code": code_digest(),
+        "code": code_digest(knowing=bench.guard is not None),
         "model": bench.digest,
         "attacker": bench.attacker if learned else "",
         "spec": unit.spec.model_dump(mode="json"),

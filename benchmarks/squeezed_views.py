@@ -29,7 +29,7 @@ from attacks.part_store import PartStore, default_folder
 from detectors.agreement import Agreement
 from detectors.features import Features, concatenate
 from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
-from detectors.second_stage_fit import as_features
+from detectors.second_stage_fit import view_features
 from detectors.side_networks import inputs_of
 from detectors.squeeze import BINOMIAL, FAR, NEAR, root_mean_square
 from models.datasets import load_images, read_dataset, unlabelled
@@ -129,7 +129,7 @@ def seen(model: DiagnosticModel, images: Sequence[np.ndarray]) -> dict[str, Feat
             for view, (squeeze, limit) in VIEWS.items():
                 moved = limit(moves[squeeze]) * preprocess.gain
                 squeezed = class_logits(model.activations(x + moved)[0], model.spec.head)
-                parts[view].append(as_features(plain, squeezed, root_mean_square(moved)))
+                parts[view].append(view_features(plain, squeezed, root_mean_square(moved)))
     return {view: concatenate(of) for view, of in parts.items()}
 
 

@@ -12,8 +12,11 @@ from detectors.benign_line import benign_lines, deviation
 from detectors.detector import Detector
 from detectors.features import Features
 
-START, LOWEST = (0.0, 0.0, 0.0), (-np.inf, -np.inf, -np.inf)
+START, LOWEST = (0.0, 0.0, 0.0, 0.0), (-np.inf, -np.inf, -np.inf, -np.inf)
 """Of the expected correlation's coefficients."""
+REACH = 0.01, 0.99
+"""Quantiles of benign pictures' heights: a line says nothing beyond what it was fitted on, so what
+is smoother or rougher counts as these."""
 
 
 class Alignment(Detector):
@@ -25,10 +28,12 @@ class Alignment(Detector):
     an attack change most; this asks whether it did.
 
     Benign images' correlation is a hundredth; noise that fills the picture widens it, since a
-    model's gradient leans to the noise that it is shown. So with ``h`` the height of the picture's
-    second differences, benign images follow a line ``a_c . (1, h, h^2)`` by predicted class ``c``
-    and keep within a spread ``s_c . (1, h, h^2)`` of it, as for ``detectors.agreement``. The score
-    is how far above the line, in units of the spread. Below it lies an attack that has failed.
+    model's gradient leans to the noise that it is shown; and so does the want of it, since what few
+    edges a blurred picture keeps are all there is to correlate. So with ``h`` the height of the
+    picture's second differences, benign images follow a line ``a_c . (1, h, h^2, 1/h)`` by
+    predicted class ``c`` and keep within a spread ``s_c . (1, h, h^2, 1/h)`` of it, as for
+    ``detectors.agreement``. The score is how far above the line, in units of the spread. Below it
+    lies an attack that has failed.
 
     Hardening, which leaves agreement less to see, leaves more here. Who knows this can spare the
     finest texture, and pays with a smaller step.
@@ -39,6 +44,8 @@ class Alignment(Detector):
     """Of ``Features.aligned``."""
     expected: Tensor
     spread: Tensor
+    reach: Tensor
+    """``float32[2]``: the lowest and the highest height that it tells apart."""
 
     def fit(
         self,
@@ -49,9 +56,10 @@ class Alignment(Detector):
     ) -> Self:
         if benign.aligned.shape[1] == 0:
             raise ValueError(f"{self.name} needs a gradient; give the feature graph one")
+        self._store(reach=benign.aligned[:, -1].quantile(benign.aligned.new_tensor(REACH)))
         self._store(
             **benign_lines(
-                _known(benign), benign.aligned[:, self.column], benign.predicted,
+                self._known(benign), benign.aligned[:, self.column], benign.predicted,
                 benign.logits.shape[1], START, LOWEST,
             )
         )  # fmt: skip
@@ -59,11 +67,17 @@ class Alignment(Detector):
 
     def forward(self, features: Features) -> Tensor:
         return deviation(
-            _known(features),
+            self._known(features),
             features.aligned[:, self.column],
             features.predicted,
             self.expected,
             self.spread,
+        )
+
+    def _known(self, features: Features) -> Tensor:
+        height = features.aligned[:, -1].clamp(self.reach[0], self.reach[1])
+        return torch.stack(
+            [torch.ones_like(height), height, height.square(), height.reciprocal()], dim=1
         )
 
 
@@ -75,8 +89,3 @@ class SyntheticAlignment(Alignment):
 
     name = "synthetic_alignment"
     column = -2
-
-
-def _known(features: Features) -> Tensor:
-    height = features.aligned[:, -1]
-    return torch.stack([torch.ones_like(height), height, height.square()], dim=1)

@@ -21,7 +21,7 @@ from models.input_gradient import GRADIENT, SEED, GradientProblem, input_gradien
 from models.load import OnnxModel
 from models.onnx_graph import compose
 from models.preprocess import Preprocess
-from models.spec import Head
+from models.spec import Head, ModelSpec
 
 OUTPUTS = (
     "logits",
@@ -164,13 +164,13 @@ def feature_graph(
 def gradient_problem(model: DiagnosticModel | OnnxModel) -> str:
     """Why the network's gradient cannot be a part of the graph; empty where it can."""
     try:
-        input_gradient(_network(model)[0])
+        input_gradient(network_graph(model)[0])
     except GradientProblem as problem:
         return str(problem)
     return ""
 
 
-def _network(model: DiagnosticModel | OnnxModel) -> tuple[onnx.ModelProto, int]:
+def network_graph(model: DiagnosticModel | OnnxModel) -> tuple[onnx.ModelProto, int]:
     """The network's input to its raw logits, then its joined taps or, of an ONNX-only model, each
     of them; and their width together."""
     if isinstance(model, OnnxModel):
@@ -206,7 +206,7 @@ def _composed(
             {"image": IMAGE_AXES},
         )
     }
-    network, width = _network(model)
+    network, width = network_graph(model)
     parts["network"] = network.SerializeToString()
     logits, *taps = (output.name for output in network.graph.output)
     if isinstance(model, OnnxModel):
@@ -220,49 +220,85 @@ def _composed(
     parts["outputs"] = export_onnx(
         _Outputs(spec.head, squeezed), examples, own, {name: (0,) for name in examples}
     )
-    weights = {tensor.name for tensor in network.graph.initializer}
-    (image,) = (value.name for value in network.graph.input if value.name not in weights)
-    connections |= {f"network/{image}": "views/x", "outputs/raw": f"network/{logits}"}
+    connections |= {
+        f"network/{image_of(network)}": "views/x",
+        "outputs/raw": f"network/{logits}",
+    }
     outputs = {
         **{name: f"outputs/{name}" for name in own},
         **{name: f"views/{name}" for name in _BEFORE},
     }
     if aligned or beside.gradient is not None:
-        channels, size = spec.preprocessing.channels, spec.preprocessing.size
-        along = {
-            "views": torch.randn(4 if squeezed else 2, channels, *size),
-            SEED: torch.randn(2, spec.logits),
-        }
-        connections |= {
-            "seed/raw": "outputs/logits",
-            "aligned/views": "views/x",
-            f"aligned/{SEED}": f"seed/{SEED}",
-        }
-        parts["seed"] = export_onnx(
-            Seed(spec.head), {"raw": examples["raw"]}, (SEED,), {"raw": (0,)}
+        found, joints = aligned_parts(
+            spec, network, "outputs/logits", beside.gradient, backwards=aligned, views=squeezed
         )
-        if aligned:
-            backwards = input_gradient(network, rows=squeezed)
-            parts["backwards"] = backwards.SerializeToString()
-            along[GRADIENT] = torch.randn(2, channels, *size)
-            connections |= {
-                **{
-                    f"backwards/{value.name}": f"network/{value.name}"
-                    for value in backwards.graph.input
-                },
-                f"backwards/{SEED}": f"seed/{SEED}",
-                f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
-            }
-        parts["aligned"] = export_onnx(
-            _AlignedRows(preprocess.gain, beside.gradient),
-            along,
-            ("aligned",),
-            {name: (0,) for name in along},
-        )
+        parts |= found
+        connections |= joints
         outputs["aligned"] = "aligned/aligned"
     return compose(
         {name: onnx.load_from_string(part) for name, part in parts.items()}, connections, outputs
     )
+
+
+def image_of(network: onnx.ModelProto) -> str:
+    """The name of the network's input."""
+    weights = {tensor.name for tensor in network.graph.initializer}
+    (image,) = (value.name for value in network.graph.input if value.name not in weights)
+    return str(image)
+
+
+def aligned_parts(
+    spec: ModelSpec,
+    network: onnx.ModelProto,
+    logits: str,
+    foretold: SyntheticGradient | None = None,
+    *,
+    backwards: bool,
+    views: bool,
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Parts of a graph with the parts ``network`` and ``views``, whose ``x`` is the network's
+    input, that make ``aligned/aligned``; and what connects them (``models.onnx_graph.compose``).
+
+    Args:
+        logits: the value that holds the images' own raw logits ``[N, L]``.
+        backwards: whether the network runs backwards, for its gradient.
+        views: whether further rows follow the images' own in the network's input.
+
+    Raises ``GradientProblem``.
+    """
+    channels, size = spec.preprocessing.channels, spec.preprocessing.size
+    along = {
+        "views": torch.randn(4 if views else 2, channels, *size),
+        SEED: torch.randn(2, spec.logits),
+    }
+    parts = {
+        "seed": export_onnx(
+            Seed(spec.head), {"raw": torch.randn(4, spec.logits)}, (SEED,), {"raw": (0,)}
+        )
+    }
+    connections = {
+        "seed/raw": logits,
+        "aligned/views": "views/x",
+        f"aligned/{SEED}": f"seed/{SEED}",
+    }
+    if backwards:
+        gradient = input_gradient(network, rows=views)
+        parts["backwards"] = gradient.SerializeToString()
+        along[GRADIENT] = torch.randn(2, channels, *size)
+        connections |= {
+            **{
+                f"backwards/{value.name}": f"network/{value.name}" for value in gradient.graph.input
+            },
+            f"backwards/{SEED}": f"seed/{SEED}",
+            f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
+        }
+    parts["aligned"] = export_onnx(
+        _AlignedRows(Preprocess(spec.preprocessing).gain, foretold),
+        along,
+        ("aligned",),
+        {name: (0,) for name in along},
+    )
+    return parts, connections
 
 
 def _join(widths: Sequence[int]) -> onnx.ModelProto:

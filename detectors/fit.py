@@ -210,9 +210,8 @@ def fit(
         readings, len(spec.classes), calibration.sources, images_needed(alphas.flag)
     )
     levels = tuple(levels_for(cell, alphas) for cell in cells.cells)
-    if stage is None:  # else the first stage only picks what the second holds
-        held, successes = attacks_held(guard, splits[1], cells, levels)
-        provenance = {**(provenance or {}), HELD: {"held": held, "of": successes}}
+    held, successes = attacks_held(fused, measured[1][0][0], measured[1][1], cells, levels)
+    provenance = {**(provenance or {}), HELD: {"held": held, "of": successes}}
     fixture = accept(model, guard, beside, first, cells)
     sent = choose(fusion.benign[0], fusion.attacked, canaries, fused, cells, levels)
     files = {

@@ -50,18 +50,13 @@ class MeasuredSplit:
         attacked: Sequence[tuple[Samples, Measured]],
     ) -> Self:
         """From measured samples; the first benign ones are the clean originals of all others."""
-        originals, clean = benign[0]
-        right = {
-            key: bool(ok)
-            for key, ok in zip(originals.keys, clean.predicted == originals.labels, strict=True)
-        }
         rows: list[Measured] = []
         groups: list[str] = []
         origins: list[str] = []
         levels: list[float] = []
-        for samples, measured in attacked:
-            fooled = measured.predicted != samples.labels
-            index = np.flatnonzero(fooled & np.array([right[key] for key in samples.keys]))
+        for (samples, measured), index in zip(
+            attacked, successful(benign[0], attacked), strict=True
+        ):
             rows.append(measured.rows(index))
             groups += [samples.groups[i] for i in index]
             origins += [samples.origin] * len(index)
@@ -70,7 +65,7 @@ class MeasuredSplit:
             benign=joined([measured for _, measured in benign]),
             benign_labels=np.concatenate([samples.labels for samples, _ in benign]),
             benign_groups=tuple(g for samples, _ in benign for g in samples.groups),
-            clean=len(originals),
+            clean=len(benign[0][0]),
             attacked=joined(rows),
             attacked_groups=tuple(groups),
             origins=tuple(origins),
@@ -141,6 +136,27 @@ class MeasuredSplit:
             origins=tuple(origins),
             levels=arrays[f"{prefix}.levels"],
         )
+
+
+def successful(
+    clean: tuple[Samples, Measured], attacked: Sequence[tuple[Samples, Measured]]
+) -> list[npt.NDArray[np.intp]]:
+    """Of each of ``attacked`` the rows whose diagnosis was right before and is not any more.
+
+    Args:
+        clean: the images that they were made from.
+    """
+    originals, measured = clean
+    right = {
+        key: bool(ok)
+        for key, ok in zip(originals.keys, measured.predicted == originals.labels, strict=True)
+    }
+    return [
+        np.flatnonzero(
+            (found.predicted != samples.labels) & np.array([right[key] for key in samples.keys])
+        )
+        for samples, found in attacked
+    ]
 
 
 def fit_arguments(

@@ -1,4 +1,5 @@
-"""The second stage's graph: an image and drawn parameters to the model's answers to its views."""
+"""The second stage's graph: an image and drawn parameters to the model's answers to its views, and
+how the image lies along the model's own gradient."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from detectors.feature_graph import aligned_parts, gradient_problem, image_of, network_graph
 from detectors.second_stage import INPUTS, OUTPUTS
 from detectors.squeeze import limited, root_mean_square
 from models.diagnostic import DiagnosticModel
@@ -19,77 +21,80 @@ from models.spec import Head, ModelSpec
 
 class Views(nn.Module):
     """Pixels of N images and the parameters of M views of each (``detectors.draws``, with an axis
-    for the images before) to the views as the network's input ``float32[N M, C, h, w]`` and how
-    far each moved, ``float32[N M]``."""
+    for the images before) to the views as the network's input ``float32[N M, C, h, w]``, after the
+    images themselves where they are asked for; how far each view moved, ``float32[N M]``; and
+    ``float32[N, 0]``, what the picture has along a gradient where there is none."""
 
     grey: Tensor
 
-    def __init__(self, preprocess: Preprocess) -> None:
+    def __init__(self, preprocess: Preprocess, plain: bool = False) -> None:
         super().__init__()
         self.preprocess = preprocess
+        self.plain = plain
         self.register_buffer("grey", preprocess.gain.detach().clone())
 
     def forward(
         self, image: Tensor, rows: Tensor, columns: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        x = self.preprocess(image)[:, None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own = self.preprocess(image)
+        x = own[:, None]
         across = columns[:, :, None].transpose(3, 4)
         seen = torch.matmul(torch.matmul(rows[:, :, None], x + noise * self.grey), across)
         move = limited(seen - x, self.grey)
-        return (x + move).flatten(0, 1), root_mean_square(move.flatten(0, 1))
+        views = (x + move).flatten(0, 1)
+        change = root_mean_square(move.flatten(0, 1))
+        return torch.cat([own, views]) if self.plain else views, change, own[:, :0, 0, 0]
 
 
 class _Answers(nn.Module):
+    """Raw logits of the network's rows to those of the images themselves, if they are there, and to
+    the class logits of the views, as many as ``change``."""
+
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
 
-    def forward(self, raw: Tensor) -> Tensor:
-        return class_logits(raw, self.head)
-
-
-class _SecondStage(nn.Module):
-    def __init__(self, model: DiagnosticModel) -> None:
-        super().__init__()
-        self.views = Views(model.preprocess)
-        self.network = model.network
-        self.answers = _Answers(model.spec.head)
-
-    def forward(
-        self, image: Tensor, rows: Tensor, columns: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        view, change = self.views(image, rows, columns, noise)
-        return self.answers(self.network(view)), change
+    def forward(self, raw: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        n = raw.shape[0] - change.shape[0]
+        return raw[:n], class_logits(raw[n:], self.head)
 
 
 def second_graph(model: DiagnosticModel | OnnxModel) -> onnx.ModelProto:
-    """``INPUTS`` to ``OUTPUTS``: ``view_logits float32[N M, K]``, ``view_change float32[N M]``."""
+    """``INPUTS`` to ``OUTPUTS``: ``view_logits float32[N M, K]``, ``view_change float32[N M]``,
+    ``aligned float32[N, 2]``, ``[N, 0]`` of a network whose gradient cannot be a part of it."""
     spec = model.spec
-    if isinstance(model, DiagnosticModel):
-        return onnx.load_from_string(
-            export_onnx(_SecondStage(model), _examples(spec), OUTPUTS, _AXES)
-        )
-    views = export_onnx(
-        Views(Preprocess(spec.preprocessing)), _examples(spec), ("x", OUTPUTS[1]), _AXES
-    )
-    after = export_onnx(
-        _Answers(spec.head), {"raw": torch.randn(4, spec.logits)}, OUTPUTS[:1], {"raw": (0,)}
-    )
-    weights = {tensor.name for tensor in model.graph.graph.initializer}
-    (image,) = (value.name for value in model.graph.graph.input if value.name not in weights)
-    logits = model.graph.graph.output[0].name
+    aligned = not gradient_problem(model)
+    network, _ = network_graph(model)
+    raw = network.graph.output[0].name
+    parts = {
+        "views": export_onnx(
+            Views(Preprocess(spec.preprocessing), aligned),
+            _examples(spec),
+            ("x", *OUTPUTS[1:]),
+            {"image": IMAGE_AXES, **{name: (0, 1) for name in INPUTS[1:]}},
+        ),
+        "network": network.SerializeToString(),
+        "answers": export_onnx(
+            _Answers(spec.head),
+            {"raw": torch.randn(5, spec.logits), "change": torch.rand(4)},
+            ("plain", OUTPUTS[0]),
+            {"raw": (0,), "change": (0,)},
+        ),
+    }
+    connections = {
+        f"network/{image_of(network)}": "views/x",
+        "answers/raw": f"network/{raw}",
+        "answers/change": f"views/{OUTPUTS[1]}",
+    }
+    outputs = {OUTPUTS[0]: f"answers/{OUTPUTS[0]}", **{o: f"views/{o}" for o in OUTPUTS[1:]}}
+    if aligned:
+        found, joints = aligned_parts(spec, network, "answers/plain", backwards=True, views=True)
+        parts |= found
+        connections |= joints
+        outputs[OUTPUTS[2]] = f"aligned/{OUTPUTS[2]}"
     return compose(
-        {
-            "views": onnx.load_from_string(views),
-            "network": model.graph,
-            "answers": onnx.load_from_string(after),
-        },
-        {f"network/{image}": "views/x", "answers/raw": f"network/{logits}"},
-        {OUTPUTS[0]: f"answers/{OUTPUTS[0]}", OUTPUTS[1]: f"views/{OUTPUTS[1]}"},
+        {name: onnx.load_from_string(part) for name, part in parts.items()}, connections, outputs
     )
-
-
-_AXES = {"image": IMAGE_AXES, **{name: (0, 1) for name in INPUTS[1:]}}
 
 
 def _examples(spec: ModelSpec) -> dict[str, Tensor]:

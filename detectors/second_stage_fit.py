@@ -1,4 +1,4 @@
-"""Fit the second stage: whom it looks at, and what the model says of benign images' views."""
+"""Fit the second stage: whom it looks at, and what benign images are to it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from detectors.agreement import Agreement
+from detectors.alignment import Alignment
 from detectors.bundle import SecondStageEntry
 from detectors.draws import draw
 from detectors.features import Features
@@ -16,8 +18,8 @@ from detectors.second_stage import OUTPUTS, SecondStage, feeds
 from models.onnx_engine import OnnxEngine, OnnxGraph
 from models.spec import ModelSpec
 
-LOOKED_AT = 400
-"""Benign images at most, shifted ones among them, whose views are taken."""
+LOOKED_AT = 1000
+"""Benign images at most, shifted ones among them, from which it learns."""
 
 
 class SecondStageProblem(ValueError):
@@ -67,38 +69,65 @@ def fit_second_stage(
     images = [images[i] for i in rng.permutation(len(images))[:LOOKED_AT]]
     (plain,) = run_graph(first, images, ("class_logits",))
     looking = OnnxGraph(graph)
-    logits, changes = [], []
+    seen = []
     for image in images:
         draws = draw(rng, views, channels, size)
-        seen, change = looking.run(feeds(image, draws), OUTPUTS)
-        logits.append(seen)
-        changes.append(change)
-    features = as_features(
-        torch.from_numpy(plain).repeat_interleave(views, dim=0),
-        torch.from_numpy(np.concatenate(logits)),
-        torch.from_numpy(np.concatenate(changes)),
+        seen.append(looking.run(feeds(image, draws), OUTPUTS))
+    logits, change, aligned = (
+        torch.from_numpy(np.concatenate(part)) for part in zip(*seen, strict=True)
     )
-    agreement = Agreement().fit(features, features.predicted, features)
+    own = torch.from_numpy(plain)
+    of_views = view_features(own.repeat_interleave(views, dim=0), logits, change)
+    agreement = Agreement().fit(of_views, of_views.predicted, of_views)
+    along, reach = torch.zeros(2, 0, 4), torch.zeros(2)
+    if aligned.shape[1]:
+        of_images = image_features(own, aligned)
+        alignment = Alignment().fit(of_images, of_images.predicted, of_images)
+        along, reach = torch.stack([alignment.expected, alignment.spread]), alignment.reach
     return SecondStage(
         entry,
         agreement.expected.numpy(),
         agreement.spread.numpy(),
         agreement.smoothest.numpy(),
+        along.numpy(),
+        reach.numpy(),
     )
 
 
-def as_features(plain: torch.Tensor, views: torch.Tensor, change: torch.Tensor) -> Features:
+def view_features(plain: Tensor, views: Tensor, change: Tensor) -> Features:
     """What ``Agreement`` needs of views, ``[M, K]``, ``[M, K]``, ``[M]``."""
     nothing = plain[:, :0]
     return Features((), plain, views, change, nothing, nothing, nothing, nothing, nothing)
 
 
-def as_agreement(stage: SecondStage) -> Agreement:
-    """The fitted numbers as a module, to follow its gradients."""
-    module = Agreement()
-    module._store(
-        expected=torch.from_numpy(stage.expected),
-        spread=torch.from_numpy(stage.spread),
-        smoothest=torch.from_numpy(stage.smoothest),
-    )
-    return module.eval()
+def image_features(plain: Tensor, aligned: Tensor) -> Features:
+    """What ``Alignment`` needs of images, ``[N, K]``, ``[N, 2]``."""
+    nothing = plain[:, :0]
+    return Features((), plain, nothing, plain[:, 0], nothing, nothing, nothing, nothing, aligned)
+
+
+class SecondScore(nn.Module):
+    """``SecondStage.score`` of many images, to follow its gradients."""
+
+    def __init__(self, stage: SecondStage) -> None:
+        super().__init__()
+        self.views = stage.entry.views
+        self.agreement = Agreement()
+        self.agreement._store(
+            expected=torch.from_numpy(stage.expected),
+            spread=torch.from_numpy(stage.spread),
+            smoothest=torch.from_numpy(stage.smoothest),
+        )
+        expected, spread = torch.from_numpy(stage.along)
+        self.alignment = Alignment()
+        self.alignment._store(expected=expected, spread=spread, reach=torch.from_numpy(stage.reach))
+        self.eval()
+
+    def forward(self, plain: Tensor, views: Tensor, change: Tensor, aligned: Tensor) -> Tensor:
+        """``float32[N]``, from ``[N, K]``, ``[N M, K]``, ``[N M]``, ``[N, 2 or 0]``."""
+        features = view_features(plain.repeat_interleave(self.views, dim=0), views, change)
+        z: Tensor = self.agreement.deviation(features).view(len(plain), self.views).mean(dim=1)
+        if aligned.shape[1] == 0:
+            return z.abs()
+        above: Tensor = self.alignment(image_features(plain, aligned)).relu()
+        return (z.square() + above.square()).clamp(min=1e-12).sqrt()

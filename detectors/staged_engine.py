@@ -55,12 +55,15 @@ class StagedEngine(OnnxEngine):
         self.stage = stage
         self._key = key
         self._views = OnnxGraph(second_graph, provider=provider, threads=threads)
-        if set(self._views.inputs) != set(INPUTS):
-            raise BundleProblem(
-                f"{SECOND_GRAPH} takes {', '.join(self._views.inputs)}, not {', '.join(INPUTS)}: "
-                "it is of another version; fit the bundle again",
-                Refusal.SCHEMA,
-            )
+        for verb, own, wanted in (
+            ("takes", self._views.inputs, INPUTS), ("gives", self._views.outputs, OUTPUTS)
+        ):  # fmt: skip
+            if set(own) != set(wanted):
+                raise BundleProblem(
+                    f"{SECOND_GRAPH} {verb} {', '.join(own)}, not {', '.join(wanted)}: it is of "
+                    "another version; fit the bundle again",
+                    Refusal.SCHEMA,
+                )
 
     def run(self, images: Batch) -> Readings:
         *values, plain = super().outputs(images, (*READING, "class_logits"))
@@ -95,10 +98,10 @@ class StagedEngine(OnnxEngine):
     def _look(self, pixels: Batch, plain: Floats) -> float:
         entry = self.stage.entry
         draws = draw(generator(self._key, pixels), entry.views, entry.channels, entry.size)
-        views, change = self._views.run(feeds(pixels, draws), OUTPUTS)
+        views, change, aligned = self._views.run(feeds(pixels, draws), OUTPUTS)
         if len(plain) != views.shape[1]:  # the warm-up knows no classes
             plain = np.zeros(views.shape[1], np.float32)
-        return self.stage.score(plain, views, change)
+        return self.stage.score(plain, views, change, aligned[0])
 
 
 def open_engine(

@@ -144,6 +144,7 @@ class OnnxGraph:
         """Raises ``EngineProblem`` as ``OnnxEngine`` does."""
         self._session = _open(graph, provider, threads)
         self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], names: Sequence[str]

@@ -22,7 +22,7 @@ from detectors.manifest_file import BundleProblem
 from detectors.measured_split import MeasuredSplit
 from detectors.samples import FIELDS, Samples, measure
 from detectors.second_stage import SecondStage
-from detectors.second_stage_fit import as_agreement, as_features
+from detectors.second_stage_fit import SecondScore
 from detectors.staged_engine import StagedEngine, open_engine
 from models.imaging.encode import png
 from models.onnx_engine import OnnxEngine
@@ -109,17 +109,22 @@ def test_a_key_fixes_every_verdict_and_another_key_draws_others(bundle: Bundle) 
 def test_the_score_is_the_detectors_in_torch(bundle: Bundle) -> None:
     stage = SecondStage.of(bundle)
     assert stage is not None
+    assert stage.along.shape[1] == 2
     rng = np.random.default_rng(0)
-    agreement = as_agreement(stage)
-    for _ in range(5):
+    wanted = SecondScore(stage)
+    for correlation in (-0.9, 0.0, 0.9):
         plain, change = rng.normal(size=2), np.abs(rng.normal(size=VIEWS))
         views = rng.normal(size=(VIEWS, 2))
-        arrays = [a.astype(np.float32) for a in (plain, views, change)]
-        features = as_features(
-            torch.from_numpy(arrays[0])[None].repeat(VIEWS, 1), *map(torch.from_numpy, arrays[1:])
-        )
-        wanted = abs(float(agreement.deviation(features).mean()))
-        assert stage.score(*arrays) == pytest.approx(wanted, rel=1e-4)
+        aligned = np.array([correlation, 1.5])
+        arrays = [a.astype(np.float32) for a in (plain, views, change, aligned)]
+        torches = [torch.from_numpy(a) for a in arrays]
+        score = float(wanted(torches[0][None], torches[1], torches[2], torches[3][None]))
+        assert stage.score(*arrays) == pytest.approx(score, rel=1e-4)
+        # a network that does not run backwards has its views alone
+        nothing = np.zeros(0, np.float32)
+        blind = float(wanted(torches[0][None], *torches[1:3], torch.zeros(1, 0)))
+        assert stage.score(*arrays[:3], nothing) == pytest.approx(blind, rel=1e-4)
+        assert score == pytest.approx(blind, rel=1e-4) or correlation > 0
 
 
 def test_an_attacker_meets_the_same_stage_by_draws_of_their_own(bundle: Bundle) -> None:
