@@ -18,7 +18,7 @@ from attacks.objective import Model, reached
 from detectors.bundle import Bundle, CellLevels
 from detectors.calibrate import Calibration, Cell, Scores
 from detectors.draws import draw
-from detectors.second_stage import INPUTS, SECOND_GRAPH, SecondStage
+from detectors.second_stage import INPUTS, SECOND_GRAPH, WEIGHT, SecondStage
 from detectors.second_stage_fit import SecondScore
 from models.head import class_logits
 from models.onnx_to_torch import OnnxModule, convert
@@ -213,7 +213,7 @@ class _Second(nn.Module):
         )
         seen = self.graph(pixels[picked], *parameters)
         score = self.score(plain[picked], *seen)
-        return first.index_add(0, picked, score)
+        return first.index_add(0, picked, WEIGHT * score)
 
 
 def load_guarded(directory: Path) -> GuardedModel:

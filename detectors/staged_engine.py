@@ -1,10 +1,11 @@
 """An engine with a second stage: the few most suspicious images are looked at again. Torch-free.
 
 An image that triage lets by keeps its first-stage score, which lies below the triage threshold; one
-that it picks gets the second stage's score, which is never negative, on top of it. So one number
-orders all images, those let by below those picked, and whoever deceives the second stage is left
-with what the first one saw. It is calibrated as any other: its conformal p-values judge both stages
-together, exactly, since the threshold comes from images that are not the calibration's.
+that it picks gets the second stage's score, which is never negative, ``WEIGHT`` times on top of it.
+So one number orders all images, those let by below those picked, and whoever deceives the second
+stage is left with what the first one saw. It is calibrated as any other: its conformal p-values
+judge both stages together, exactly, since the threshold comes from images that are not the
+calibration's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from detectors.bundle import Bundle
 from detectors.draws import draw, generator
 from detectors.manifest_file import BundleProblem, Refusal
-from detectors.second_stage import INPUTS, OUTPUTS, SECOND_GRAPH, SecondStage, feeds
+from detectors.second_stage import INPUTS, OUTPUTS, SECOND_GRAPH, WEIGHT, SecondStage, feeds
 from models.engine import READING, Batch, Floats, Readings
 from models.onnx_engine import OnnxEngine, OnnxGraph, Provider
 
@@ -92,7 +93,7 @@ class StagedEngine(OnnxEngine):
         fused, second = first.copy(), np.full_like(first, np.nan)
         for i in np.flatnonzero(self.stage.triaged(first)):
             second[i] = self._look(images[i], plain[i])
-            fused[i] += second[i]
+            fused[i] += WEIGHT * second[i]
         return fused, second
 
     def _look(self, pixels: Batch, plain: Floats) -> float:
