@@ -13,7 +13,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from detectors.bundle import Bundle
-from detectors.manifest_file import BundleProblem, Refusal
+from detectors.second_stage import SecondStage
+from detectors.standalone_stage import judged_twice
 
 OUTPUTS = ("probabilities", "scores", "p_value", "quality_p_value", "verdict")
 """``float32[N, K]``, ``float32[N, D]``, ``float32[N, 1]`` twice, and ``int64[N, 1]``: 0 accept,
@@ -25,15 +26,9 @@ def standalone(bundle: Bundle) -> onnx.ModelProto:
 
     P-values and levels are those of ``detectors.calibrate`` and of the manifest. An image with a
     score that is not finite is rejected, as the closed policy has it; its p-value is 0.
-    Probabilities are given with every verdict: whoever serves the graph withholds them. Raises
-    ``BundleProblem`` for a bundle with a second stage.
+    Probabilities are given with every verdict: whoever serves the graph withholds them. A second
+    stage draws its views anew at every look. Raises ``BundleProblem``.
     """
-    if bundle.manifest.second_stage is not None:
-        raise BundleProblem(
-            f"{bundle.directory}: has a second stage, which one graph cannot hold; fit a bundle "
-            "without one for other servers",
-            Refusal.SCHEMA,
-        )
     model = onnx.load_from_string(bundle.graph)
     graph = model.graph
     cells, levels = bundle.calibration.cells, bundle.manifest.levels
@@ -50,14 +45,18 @@ def standalone(bundle: Bundle) -> onnx.ModelProto:
         "two": np.array(2, np.int64),
         "last": np.array([1], np.int64),
     }
+    stage, judged = SecondStage.of(bundle), "fused"
+    if stage is not None:
+        judged = _own("both")
+        graph.node.extend(judged_twice(bundle, stage, judged))
     nodes = [
         helper.make_node("ArgMax", ["probabilities"], [_own("class")], axis=1, keepdims=0),
         *(
             helper.make_node("Gather", [_own(name), _own("class")], [_own(f"{name}_of")], axis=0)
             for name in ("fused_images", "quality_images", "flag", "reject", "quality")
         ),
-        *_p_value("fused", "p_value"),
-        *_p_value("quality", "quality_p_value"),
+        *_p_value(judged, "fused", "p_value"),
+        *_p_value("quality", "quality", "quality_p_value"),
         *_reached("p_value", "flag"),
         *_reached("p_value", "reject"),
         *_reached("quality_p_value", "quality"),
@@ -104,14 +103,14 @@ def _levels(levels: Sequence[float | None]) -> npt.NDArray[np.float32]:
     return np.array([[-1.0 if level is None else level] for level in levels], np.float32)
 
 
-def _p_value(score: str, name: str) -> list[onnx.NodeProto]:
+def _p_value(value: str, score: str, name: str) -> list[onnx.NodeProto]:
     """``(1 + #{calibration scores >= score}) / (n + 1)`` of the predicted class; 0 for a score that
     is not finite."""
     part = {key: _own(f"{name}_{key}") for key in (
         "column", "table", "above", "ones", "count", "plus", "p", "null", "finite",
     )}  # fmt: skip
     return [
-        helper.make_node("Unsqueeze", [score, _own("last")], [part["column"]]),
+        helper.make_node("Unsqueeze", [value, _own("last")], [part["column"]]),
         helper.make_node(
             "Gather", [_own(f"{score}_table"), _own("class")], [part["table"]], axis=0
         ),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -24,6 +25,8 @@ from detectors.samples import FIELDS, Samples, measure
 from detectors.second_stage import SecondStage
 from detectors.second_stage_fit import SecondScore
 from detectors.staged_engine import StagedEngine, open_engine
+from detectors.standalone import standalone
+from detectors.standalone_stage import DrawnViews
 from models.imaging.encode import png
 from models.onnx_engine import OnnxEngine
 from service.app import create_app
@@ -217,3 +220,37 @@ def test_the_service_looks_by_its_own_secret_and_says_so(bundle: Bundle, tmp_pat
     # without a file the secret is this process's own, and stays
     alone = settings.model_copy(update={"query_secret_file": None})
     assert second_stage_key(alone) == second_stage_key(alone) != second_stage_key(settings)
+
+
+def test_one_graph_judges_by_both_stages_elsewhere(bundle: Bundle) -> None:
+    """As the service does, but for views of other draws."""
+    runtime = onnxruntime.InferenceSession(
+        standalone(bundle).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    images = noise(60, 21)
+    served = open_engine(bundle, threads=1).run(images)
+    assert served.second is not None
+    looked_at = np.isfinite(served.second)
+    wanted = np.array([p.fused for p in bundle.calibration.p_values(served)])
+    looks = [runtime.run(["p_value"], {"image": images})[0][:, 0] for _ in range(2)]
+    np.testing.assert_allclose(looks[0][~looked_at], wanted[~looked_at], atol=1e-6)
+    assert np.corrcoef(looks[0][looked_at], wanted[looked_at])[0, 1] > 0.5
+    assert (looks[0][looked_at] != looks[1][looked_at]).any()
+    # a batch in which nobody is looked at
+    (alone,) = runtime.run(["p_value"], {"image": images[~looked_at][:1]})
+    np.testing.assert_allclose(alone[0], wanted[~looked_at][:1], atol=1e-6)
+
+
+def test_other_servers_draw_views_as_ours_does() -> None:
+    height, width = 24, 20
+    rng = np.random.default_rng(3)
+    wanted = draw(rng, 4, 1, (height, width))
+    again = np.random.default_rng(3)
+    uniform = np.stack([again.random(4) for _ in range(5)])
+    normal = again.standard_normal((4, 1, height, width), dtype=np.float32)
+    rows, columns, drawn = DrawnViews()(
+        torch.from_numpy(uniform)[None], torch.from_numpy(normal)[None]
+    )
+    np.testing.assert_allclose(rows[0], wanted.rows, atol=1e-5)
+    np.testing.assert_allclose(columns[0], wanted.columns, atol=1e-5)
+    np.testing.assert_allclose(drawn[0], wanted.noise, atol=1e-5)
