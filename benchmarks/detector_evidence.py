@@ -41,7 +41,7 @@ from detectors.features import Features
 from detectors.fit import tap_widths
 from detectors.fusion import Fusion
 from detectors.grain import Grain
-from detectors.guard import DEFAULT, DETECTORS, split_taps
+from detectors.guard import DETECTORS, IN_FULL, split_taps
 from detectors.guard_data import clean_samples, draw, guard_examples, split_samples
 from detectors.guard_data import test_examples as judging_examples
 from detectors.history_test import HistoryResult, history_test
@@ -181,9 +181,9 @@ class Judge:
             arguments[2],
             torch.cat([arguments[3][: len(clean)], arguments[3][len(arguments[1]) :]]),
         )
-        self.fused = {"default": DEFAULT, "the paper's and agreement": PAPER} | {
-            **{f"with {name}": (*DEFAULT, name) for name in JUDGED if name not in DEFAULT},
-            **{f"without {name}": tuple(d for d in DEFAULT if d != name) for name in DEFAULT},
+        self.fused = {"default": IN_FULL, "the paper's and agreement": PAPER} | {
+            **{f"with {name}": (*IN_FULL, name) for name in JUDGED if name not in IN_FULL},
+            **{f"without {name}": tuple(d for d in IN_FULL if d != name) for name in IN_FULL},
         }
         self.fusions = {
             title: Fusion().fit(
@@ -356,7 +356,7 @@ def page(judge: Judge, model: DiagnosticModel, command: str) -> str:
     )
     null = {result.detector: result for result in nulls}
     histories = past(judge, "sign_noise 1", 1.0), past(judge, f"{CRISP} 1", 4.0)
-    counts = [f"{performance(judge, DEFAULT[0], e)[4]} at {e:g}" for e in EPSILONS]
+    counts = [f"{performance(judge, IN_FULL[0], e)[4]} at {e:g}" for e in EPSILONS]
     lines = [
         "# What every detector adds",
         "",

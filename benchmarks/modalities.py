@@ -122,11 +122,11 @@ class Run:
         model = self.model(modality, "plain" if guard == "plain" else "hard")
         bundle = self.work / "bundles" / name
         if not bundle.exists():
-            staged = ("--second-stage", "3")
+            views = 3 if guard == "staged" else 0
             lazaret(
                 "fit", "--model", model, "--data", self.data / modality.data, "--attack-images",
                 self.attack_images, "--flag", modality.flag, "--quality", modality.flag,
-                "--device", self.device, *(staged if guard == "staged" else ()), "--out", bundle,
+                "--device", self.device, "--second-stage", views, "--out", bundle,
             )  # fmt: skip
         out = self.out / (name if data == modality.data else f"{name}-{data}")
         if not out.exists():

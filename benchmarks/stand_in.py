@@ -2,7 +2,8 @@
 
 Speed depends on what is computed, not on the values: detectors are fitted by their own code, on
 features that are drawn instead of measured, as many as ``lazaret fit`` takes by default. What such
-a guard says means nothing, so its calibration lets everything by.
+a guard says means nothing, so its calibration lets everything by. There is no second stage: it
+would look at nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from benchmarks.resnets import build
-from detectors.agreement import Agreement
 from detectors.alignment import Alignment, SyntheticAlignment
 from detectors.bundle import (
     CALIBRATION,
@@ -29,7 +29,7 @@ from detectors.bundle import (
 from detectors.calibrate import Calibration, Cell
 from detectors.feature_graph import feature_graph
 from detectors.fit import fit_guard, tap_widths
-from detectors.guard import DEFAULT, fuse
+from detectors.guard import TRIAGE, fuse
 from detectors.measured_split import MeasuredSplit
 from detectors.picture import Picture
 from detectors.samples import Measured
@@ -41,8 +41,6 @@ from models.spec import ModelSpec, Preprocessing
 
 CLEAN, BENIGN, ATTACKED = 500, 1000, 640
 """Images of a split as ``lazaret fit`` takes them: 500 clean ones, shifted ones, attacked ones."""
-ONE_PASS = tuple(name for name in DEFAULT if name not in (Agreement.name, Alignment.name))
-"""The default detectors that run the network neither again nor backwards."""
 
 
 def resnet(name: str, side: int = 224) -> DiagnosticModel:
@@ -55,7 +53,7 @@ def resnet(name: str, side: int = 224) -> DiagnosticModel:
     return DiagnosticModel(spec, build(name, 2))
 
 
-def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
+def guarded(model: DiagnosticModel, names: tuple[str, ...] = TRIAGE) -> bytes:
     """The fused graph of ``model`` under a guard with these detectors."""
     widths, classes = tap_widths(model), len(model.spec.classes)
     squeezed = "agreement" in names
@@ -75,7 +73,7 @@ def guarded(model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> bytes:
     return graph
 
 
-def write_stand_in(folder: Path, model: DiagnosticModel, names: tuple[str, ...] = DEFAULT) -> Path:
+def write_stand_in(folder: Path, model: DiagnosticModel, names: tuple[str, ...] = TRIAGE) -> Path:
     """A bundle around ``guarded`` that accepts every image."""
     folder.mkdir(parents=True)
     classes = len(model.spec.classes)

@@ -40,7 +40,7 @@ from detectors.card import card
 from detectors.feature_graph import feature_graph
 from detectors.fixture import FIXTURE
 from detectors.grain import Grain
-from detectors.guard import DEFAULT, DETECTORS, Guard, fuse
+from detectors.guard import DETECTORS, IN_FULL, Guard, fuse
 from detectors.measured_split import MeasuredSplit, fit_arguments
 from detectors.samples import Samples, group_numbers, joined, measure, run_graph
 from detectors.second_graph import second_graph
@@ -81,7 +81,7 @@ def fit_guard(
     fusion: MeasuredSplit,
     widths: Sequence[int],
     classes: int,
-    names: Sequence[str] = DEFAULT,
+    names: Sequence[str] = IN_FULL,
 ) -> Guard:
     """Fit detectors on ``reference``, their fusion on ``fusion`` and the quality score, which is
     not fused, on the clean images of both. Raises ``FitProblem``."""
@@ -124,7 +124,7 @@ def fit(
     calibration: Samples,
     out: Path,
     *,
-    names: Sequence[str] = DEFAULT,
+    names: Sequence[str] = IN_FULL,
     alphas: Alphas | None = None,
     provenance: dict[str, Any] | None = None,
     canaries: int = 2,

@@ -54,11 +54,11 @@ DETECTORS: dict[str, type[Detector]] = {
         Witness, Residual, Grain, Margin, Alignment, SyntheticAlignment,
     )
 }  # fmt: skip
-DEFAULT = ("kd", "mahalanobis", "agreement", "grain", "alignment")
-"""Those that earn their place in the fusion (docs/evidence.md); the others are there to compare
-with."""
+IN_FULL = ("kd", "mahalanobis", "agreement", "grain", "alignment")
+"""The default where there is no second stage: those that earn their place in the fusion
+(docs/evidence.md). Each image costs three to four passes."""
 TRIAGE = ("kd", "relative_mahalanobis", "grain", "margin", "synthetic_alignment")
-"""The default of a first stage that chooses whom a second one looks at: no second pass of the
+"""The default: a first stage that chooses whom a second one looks at, in one pass of the
 network."""
 
 

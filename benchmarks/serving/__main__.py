@@ -176,8 +176,9 @@ def write(
         "",
         f"The zoo's phantom model (128 x 128); bodies are one colour JPEG, 1024 x 1024, {size:,} "
         "bytes, decoded at an eighth of its size by all. wrk keeps 1, 8 and 32 requests in flight. "
-        "Lazaret answers with the full guard (agreement's second pass included), a verdict and a "
-        "durable SQLite record, and accepts the image; the others answer with the bare model's "
+        "Lazaret answers under the guard that `lazaret fit` makes by default, with a verdict and a "
+        "durable SQLite record, and accepts the image, which its second stage does not look at "
+        "(about a tenth of clean images it does); the others answer with the bare model's "
         "logits and record nothing. Engines have one thread each. Medians over interleaved rounds. "
         "CPU a request is the number to trust; rates and p99 suffer from whatever else the "
         "machine does.",

@@ -3,7 +3,7 @@
     python -m benchmarks.serving.gpu [--models chest-xray,resnet18,resnet50] [--work W --prepare]
         [--out docs/results/serving_gpu.md]
 
-First the graphs alone: bare, guarded in one pass and in full, on ONNX Runtime's CUDA provider and
+First the graphs alone: bare, the first stage and in full, on ONNX Runtime's CUDA provider and
 on torch with CUDA graphs, copies to and from the device included. Then the whole service over
 numbers of workers, each with an engine of its own on the one GPU, beside what the engine alone does
 with batches of the same graph. Models are untrained and guards stand-ins (``benchmarks.stand_in``),
@@ -30,9 +30,9 @@ from benchmarks.page import command_of, publish
 from benchmarks.resnets import DEPTHS
 from benchmarks.serving.__main__ import picture
 from benchmarks.serving.scaling import measure, numbers
-from benchmarks.stand_in import ONE_PASS, resnet, write_stand_in
+from benchmarks.stand_in import resnet, write_stand_in
 from detectors.bundle import GRAPH, Bundle
-from detectors.guard import DEFAULT
+from detectors.guard import IN_FULL, TRIAGE
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Batch, Floats
 from models.export import export_bare
@@ -48,7 +48,7 @@ BATCHES = (1, FULL)
 SIDE = 256
 """Rows and columns of the benchmark's JPEG at a quarter of its size."""
 BARE = "bare.onnx"
-GUARDS = {GRAPHS[1]: ONE_PASS, GRAPHS[2]: DEFAULT}
+GUARDS = {GRAPHS[1]: TRIAGE, GRAPHS[2]: IN_FULL}
 
 
 class Runs(Protocol):
@@ -203,10 +203,9 @@ def page(costs: list[str], serving: list[str]) -> list[str]:
         "",
         "Milliseconds on the clock of one run, copies to and from the device included; medians of "
         "interleaved runs, in brackets over the bare model (median of neighbouring runs). Target "
-        "for what runs in one pass: 1.05. TF32 is off. Torch replays CUDA graphs.",
+        "for the first stage: 1.05. TF32 is off. Torch replays CUDA graphs.",
         "",
-        "| model | engine | batch | bare model | detectors in one pass "
-        "| agreement's second pass too | images/s in one pass |",
+        "| model | engine | batch | bare model | first stage | in full | images/s of the first |",
         "|---|---|---|---|---|---|---|",
         *costs,
         "",

@@ -21,15 +21,15 @@ from pathlib import Path
 from benchmarks.serving.__main__ import picture
 from benchmarks.serving.contestants import Contestant, lazaret, peers
 from benchmarks.serving.measure import load, started, write_script
-from benchmarks.stand_in import ONE_PASS, resnet, write_stand_in
-from detectors.guard import DEFAULT
+from benchmarks.stand_in import resnet, write_stand_in
+from detectors.guard import IN_FULL, TRIAGE
 from models.export import export_bare
 from models.machine import describe
 
 PORT = 18_200
 AT_ONCE = 8
 SIDE = 224
-GUARDS = {"one pass": ONE_PASS, "all by default": DEFAULT}
+GUARDS = {"first stage": TRIAGE, "in full": IN_FULL}
 PEERS = ("mosec", "FastAPI on uvicorn")
 
 
@@ -39,10 +39,10 @@ def contestants(folder: Path, environments: Path) -> list[Contestant]:
     ours = []
     for number, (guard, workers, threads) in enumerate(
         [
-            ("one pass", 1, cores),
-            ("one pass", 1, 1),
-            ("one pass", cores, 1),
-            ("all by default", 1, 1),
+            ("first stage", 1, cores),
+            ("first stage", 1, 1),
+            ("first stage", cores, 1),
+            ("in full", 1, 1),
         ]
     ):
         place = folder / str(number)
@@ -85,9 +85,8 @@ def main() -> None:
         f"{arguments.rounds} --seconds {arguments.seconds:g}`; {describe()}.",
         "",
         f"Untrained ResNets at {SIDE} x {SIDE} under guards of the size that `lazaret fit` makes "
-        "by default (kd, mahalanobis and grain in one pass; then all, of which agreement runs "
-        "the model again and alignment backwards), which accept everything "
-        "(`benchmarks/stand_in.py`); the JPEG of "
+        "by default, the first stage of two, and with `--second-stage 0`, which looks at every "
+        "image in full; they accept everything (`benchmarks/stand_in.py`); the JPEG of "
         f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
         "without decoding. Medians over interleaved rounds; rates over the limit's are of the "

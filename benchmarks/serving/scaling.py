@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving.scaling [--out docs/results/serving_scaling.md]
 
-The small model of ``benchmarks.serving`` under its full guard, where the server shows, and
-ResNet-18 under a first stage, where the model does. The page comes with a figure beside it.
+The small model of ``benchmarks.serving``, where the server shows, and ResNet-18, where the model
+does, each under the first stage of a guard. The page comes with a figure beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AT_ONCE = 32
 BATCHES = (1, 4, 16, 32)
 BUSY = 0.9
 """Share of what there is from which a part counts as what holds the rest back."""
-SMALL, LARGE = "phantom, full guard", "ResNet-18, first stage"
+SMALL, LARGE = "phantom", "ResNet-18"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def main() -> None:
     counts = numbers(chosen.workers) if chosen.workers else range(1, cores + 1)
     batches = numbers(chosen.batches)
     bundles = {SMALL: reduced(work / "small"), LARGE: work / "large"}
-    write_stand_in(bundles[LARGE], resnet("resnet18"), ("kd", "mahalanobis"))
+    write_stand_in(bundles[LARGE], resnet("resnet18"))
     found: dict[tuple[str, int, int], list[Point]] = defaultdict(list)
     busy = [os.getloadavg()[0]]
     for _ in range(chosen.rounds):

@@ -22,8 +22,8 @@ def fit(
             help="By comma, of detectors/guard.py. Agreement costs a second forward pass, "
             "alignment one backwards, witness, residual and synthetic_alignment a few per cent of "
             "one. By default "
-            "kd,mahalanobis,agreement,grain,alignment; before a second stage "
-            "kd,relative_mahalanobis,grain,margin,synthetic_alignment."
+            "kd,relative_mahalanobis,grain,margin,synthetic_alignment; without a second stage "
+            "kd,mahalanobis,agreement,grain,alignment."
         ),
     ] = "",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
@@ -50,10 +50,11 @@ def fit(
         typer.Option(
             min=0,
             max=32,
-            help="Random views of the most suspicious images that a second stage looks through; 0 "
-            "for none. Each costs a forward pass.",
+            help="Random views of the most suspicious images that a second stage looks through, "
+            "each a forward pass, beside one backwards; 0 looks at every image in full, in three "
+            "to four times the model's own time.",
         ),
-    ] = 0,
+    ] = 3,
     share: Annotated[
         float,
         typer.Option(min=0.001, max=1, help="Of clean images that the second stage looks at."),
@@ -91,7 +92,7 @@ def fit(
         from detectors.feature_graph import gradient_problem
         from detectors.fit import FitProblem
         from detectors.fit import fit as fit_bundle
-        from detectors.guard import DEFAULT, DETECTORS, TRIAGE
+        from detectors.guard import DETECTORS, IN_FULL, TRIAGE
         from detectors.guard_data import clean_samples, guard_examples, training_examples
         from detectors.shortfalls import shortfalls
         from detectors.witness import Witness
@@ -100,7 +101,7 @@ def fit(
 
         if out.exists():
             raise FitProblem(f"{out}: exists already; choose another folder")
-        default = TRIAGE if second_stage else DEFAULT
+        default = TRIAGE if second_stage else IN_FULL
         names: tuple[str, ...] = tuple(detectors.split(",")) if detectors else default
         if unknown := [name for name in names if name not in DETECTORS]:
             raise FitProblem(

@@ -9,7 +9,7 @@ import pytest
 from tiny_bundle import ACCEPTED, REJECTED, flat
 from typer.testing import CliRunner
 
-from detectors.guard import DEFAULT, TRIAGE
+from detectors.guard import IN_FULL, TRIAGE
 from service.cli import app
 from service.cli.fit import fit
 
@@ -69,5 +69,5 @@ def test_help_has_an_example(command: list[str]) -> None:
 def test_fit_names_the_default_detectors() -> None:
     """The command's words are its own, since importing the detectors would load torch."""
     _, option = get_args(inspect.get_annotations(fit, eval_str=True)["detectors"])
-    for names in (DEFAULT, TRIAGE):
+    for names in (IN_FULL, TRIAGE):
         assert ",".join(names) in option.help
