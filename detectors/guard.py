@@ -55,10 +55,10 @@ DETECTORS: dict[str, type[Detector]] = {
     )
 }  # fmt: skip
 IN_FULL = ("kd", "mahalanobis", "agreement", "grain", "alignment")
-"""The default where there is no second stage: those that earn their place in the fusion
-(docs/evidence.md). Each image costs three to four passes."""
+"""The default, three to four passes of the network: those that earn their place in the fusion
+(docs/evidence.md); the others are there to compare with."""
 TRIAGE = ("kd", "relative_mahalanobis", "grain", "margin", "synthetic_alignment")
-"""The default: a first stage that chooses whom a second one looks at, in one pass of the
+"""The default of a first stage that chooses whom a second one looks at: one pass of the
 network."""
 
 

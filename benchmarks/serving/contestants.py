@@ -42,12 +42,18 @@ class Contestant:
 
 
 def lazaret(
-    bundle: Path, port: int, workers: int, folder: Path, threads: int | None = 1
+    bundle: Path,
+    port: int,
+    workers: int,
+    folder: Path,
+    threads: int | None = 1,
+    guard: str = "in full",
 ) -> Contestant:
     """Us: guarded, recorded, durable before the answer.
 
     Args:
         threads: of each worker's engine; None: the cores divided by the workers.
+        guard: the bundle's, in words.
     """
     command = (
         sys.executable, "-m", "service", "serve", "--bundle", str(bundle), "--port", str(port),
@@ -56,7 +62,7 @@ def lazaret(
     )  # fmt: skip
     plural = "s" if workers > 1 else ""
     return Contestant(
-        f"lazaret, {workers} worker{plural}: guard, verdict, durable record",
+        f"lazaret, {guard}, {workers} worker{plural}: verdict, durable record",
         command, "/diagnose", folder=Path.cwd(), guarded=True,
         environment={
             "LAZARET_CANARY_SECONDS": "0", **({"LAZARET_THREADS": str(threads)} if threads else {})

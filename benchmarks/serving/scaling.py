@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving.scaling [--out docs/results/serving_scaling.md]
 
-The small model of ``benchmarks.serving``, where the server shows, and ResNet-18, where the model
-does, each under the first stage of a guard. The page comes with a figure beside it.
+The small model of ``benchmarks.serving`` under the guard that looks at all in full, where the
+server shows, and ResNet-18 under a first stage, where the model does. The page comes with a figure
+beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ AT_ONCE = 32
 BATCHES = (1, 4, 16, 32)
 BUSY = 0.9
 """Share of what there is from which a part counts as what holds the rest back."""
-SMALL, LARGE = "phantom", "ResNet-18"
+SMALL, LARGE = "phantom, in full", "ResNet-18, first stage"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def main() -> None:
     what = {
         "MainThread": "event loop: routing, calibration, decision, query history, answer, metrics",
         "decode": "decoding the JPEG at an eighth, digest, fingerprint for the query history",
-        "engine": "the fused graph, the first of two stages",
+        "engine": "the fused graph: the model twice and once backwards",
         "records": "the transaction: rows, outbox, commit",
     }
     lines = [

@@ -22,8 +22,8 @@ def fit(
             help="By comma, of detectors/guard.py. Agreement costs a second forward pass, "
             "alignment one backwards, witness, residual and synthetic_alignment a few per cent of "
             "one. By default "
-            "kd,relative_mahalanobis,grain,margin,synthetic_alignment; without a second stage "
-            "kd,mahalanobis,agreement,grain,alignment."
+            "kd,mahalanobis,agreement,grain,alignment; before a second stage "
+            "kd,relative_mahalanobis,grain,margin,synthetic_alignment."
         ),
     ] = "",
     flag: Annotated[float, typer.Option(help="False-positive rate of the flag verdict.")] = 0.01,
@@ -50,11 +50,11 @@ def fit(
         typer.Option(
             min=0,
             max=32,
-            help="Random views of the most suspicious images that a second stage looks through, "
-            "each a forward pass, beside one backwards; 0 looks at every image in full, in three "
-            "to four times the model's own time.",
+            help="0 looks at every image in full, in three to four times the model's own time. "
+            "Else so many random views of the most suspicious images alone, each a forward pass, "
+            "beside one backwards; 3, say, which finds a little less.",
         ),
-    ] = 3,
+    ] = 0,
     share: Annotated[
         float,
         typer.Option(min=0.001, max=1, help="Of clean images that the second stage looks at."),
