@@ -10,8 +10,10 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor, nn
 
-CLIP = (-10.0, 30.0)
-"""Bounds on a standardised score: a detector that explodes counts as certain, not as infinite."""
+CLIP = (-1.0, 30.0)
+"""Bounds on a standardised score. One that explodes counts as certain, not as infinite. And none
+vouches for an image: a synthetic gradient whose sign is wrong for once, or features that are all
+too typical, must not outweigh what the others saw (docs/evidence.md)."""
 
 
 class Fusion(nn.Module):
