@@ -6,7 +6,7 @@ import torch
 from feature_cases import assert_exports, session, to_onnx
 from sklearn.linear_model import LogisticRegression
 
-from detectors.fusion import Fusion
+from detectors.fusion import CLIP, Fusion
 from detectors.statistics import auc
 
 DRAW = torch.Generator().manual_seed(0)
@@ -26,7 +26,7 @@ def test_fusion_beats_its_parts_on_every_scale() -> None:
 def test_weights_are_logistic_regressions_when_free() -> None:
     fusion = Fusion(nonnegative=False, penalty=1e-6).fit(BENIGN, ATTACKED)
     x = torch.cat([BENIGN, ATTACKED])
-    z = ((x - fusion.median) * fusion.inverse_spread).numpy()
+    z = ((x - fusion.median) * fusion.inverse_spread).clamp(*CLIP).numpy()
     theirs = LogisticRegression(C=1e6, class_weight="balanced", tol=1e-8, max_iter=1000)
     theirs.fit(z, np.r_[np.zeros(500), np.ones(400)])
     np.testing.assert_allclose(fusion(x), theirs.decision_function(z), atol=0.01)
