@@ -35,7 +35,7 @@ zoo: $(VENV)/.dev ## make the phantom model, its guard and the demo's files agai
 	$(BIN)/lazaret train --data $(RUN)/zoo/data --out $(RUN)/zoo/phantom --name phantom --size 128 \
 		--widths 16,32,64,96 --blocks 1,1,1,1 --epochs 16 --licence "Apache-2.0 (made by this project)"
 	$(BIN)/lazaret fit --model $(RUN)/zoo/phantom --data $(RUN)/zoo/data --out $(RUN)/zoo/bundle \
-		--reject 0.005 --fit-images 200
+		--reject 0.005 --quality 0.005 --fit-images 80 --attack-images 80
 	$(BIN)/lazaret phantom demo-images --model $(RUN)/zoo/phantom --out $(RUN)/zoo/demo
 	rm -rf models/zoo/phantom && mv $(RUN)/zoo/phantom models/zoo/phantom
 	mv $(RUN)/zoo/bundle $(RUN)/zoo/demo models/zoo/phantom/
