@@ -207,13 +207,13 @@ def test_scenarios_on_the_phantom(scenario: str, phantoms: np.ndarray) -> None:
     for i, pixels in enumerate(images):
         match scenario:
             case "scanner change" if i >= 60:
-                images[i] = corrupt("gamma_down", pixels, 2, i)
+                images[i] = corrupt("contrast_down", pixels, 4, i)
             case "new site":
                 seen = corrupt("contrast_down", corrupt("defocus_blur", pixels, 2, i), 2, i)
                 images[i] = corrupt("collimation", seen, 2, i)
             case "slow gain drift":
-                gain = 1 + 0.8 * i / len(images)
-                images[i] = np.clip(np.round(pixels * gain), 0, 255).astype(np.uint8)
+                gain = 1 - 0.9 * i / len(images)
+                images[i] = np.round(pixels * gain).astype(np.uint8)
     readings = OnnxEngine(guard.bundle.graph).run(images)
     test, gaps = DriftTest(), gaps_of(guard)
     for i, p in enumerate(guard.bundle.calibration.p_values(readings)):
