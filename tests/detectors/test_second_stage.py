@@ -15,6 +15,7 @@ from safetensors.numpy import load
 from small_fit import noise, small_fit
 
 from attacks.guarded import GuardedModel
+from attacks.judge import BundleJudge, accepts
 from detectors.bundle import Bundle
 from detectors.draws import draw, generator
 from detectors.fit import FITTED_ON, fit
@@ -149,6 +150,16 @@ def test_an_attacker_meets_the_same_stage_by_draws_of_their_own(bundle: Bundle) 
     moved = gradient.abs().amax(dim=(1, 2, 3))
     assert (moved[looked_at] > 0).all()
     assert (moved[~looked_at] == 0).all()
+
+
+def test_attacks_are_judged_by_both_stages(bundle: Bundle) -> None:
+    images = noise(60, 21)
+    judged = BundleJudge.of(bundle).ask(images).accepted
+    readings = open_engine(bundle, threads=1).run(images)
+    levels = bundle.manifest.levels
+    wanted = [accepts(p, levels[p.predicted]) for p in bundle.calibration.p_values(readings)]
+    assert judged is not None
+    assert judged.tolist() == wanted
 
 
 def test_views_are_small_changes() -> None:
