@@ -15,7 +15,8 @@ release. What a report rests on: ``splits``, ``statistics``, ``null_test`` and, 
 column, ``paper_protocol``. ``reproduction`` holds the analyses of Ma et al. (2021) and their page.
 
 A second stage looks at the most suspicious again: ``second_graph`` and ``second_stage_fit`` make
-it; ``second_stage``, ``draws`` and ``staged_engine``, torch-free, run it.
+it; ``second_stage``, ``draws`` and ``staged_engine``, torch-free, run it; ``standalone_stage``
+makes it a part of the one graph that ``standalone`` writes for other servers.
 
 Torch-free half, used by serving: ``bundle`` (manifest, hashes, files), ``calibrate`` (conformal
 p-values), ``drift`` (are they still uniform?) and ``canaries`` (files whose verdict is known;
