@@ -49,8 +49,13 @@ def milliseconds(run: Callable[[], object]) -> float:
     return 1000 * (time.process_time() - started)
 
 
-def looking(graph: bytes, spec: ModelSpec, views: int, threads: int) -> Callable[[], object]:
+Second = tuple[bytes, int]
+"""A second stage's graph and how many views it takes."""
+
+
+def looking(second: Second, spec: ModelSpec, threads: int) -> Callable[[], object]:
     """A run of the second stage on one image, its draws included."""
+    graph, views = second
     stage = OnnxGraph(graph, threads=threads)
     preprocessing = spec.preprocessing
     size, channels = preprocessing.size, preprocessing.channels
@@ -59,25 +64,29 @@ def looking(graph: bytes, spec: ModelSpec, views: int, threads: int) -> Callable
     return lambda: stage.run(feeds(image, draw(rng, views, channels, size)), OUTPUTS)
 
 
-def of_bundle(bundle: Bundle) -> tuple[DiagnosticModel, dict[str, bytes], bytes | None]:
-    """A bundle's model, the graphs, and its second stage's."""
+def of_bundle(bundle: Bundle) -> tuple[DiagnosticModel, dict[str, bytes], Second | None]:
+    """A bundle's model, the graphs, and its second stage."""
     model = load_model(bundle.manifest.model.name)
     assert isinstance(model, DiagnosticModel)
-    second = None if bundle.manifest.second_stage is None else bundle.read(SECOND_GRAPH)
-    return model, dict(zip(GRAPHS, (export_bare(model), bundle.graph), strict=False)), second
+    bare, first, full = GRAPHS
+    entry = bundle.manifest.second_stage
+    if entry is None:
+        return model, {bare: export_bare(model), full: bundle.graph}, None
+    graphs = {bare: export_bare(model), first: bundle.graph}
+    return model, graphs, (bundle.read(SECOND_GRAPH), entry.views)
 
 
-def stand_ins(name: str) -> tuple[DiagnosticModel, dict[str, bytes], bytes | None]:
+def stand_ins(name: str) -> tuple[DiagnosticModel, dict[str, bytes], Second | None]:
     """The same under stand-in guards."""
     model = resnet(name) if name in DEPTHS else load_model(name)
     assert isinstance(model, DiagnosticModel)
     made = export_bare(model), guarded(model), guarded(model, IN_FULL)
     second: bytes = second_graph(model).SerializeToString()
-    return model, dict(zip(GRAPHS, made, strict=True)), second
+    return model, dict(zip(GRAPHS, made, strict=True)), (second, VIEWS)
 
 
 def rows(
-    spec: ModelSpec, graphs: dict[str, bytes], second: bytes | None, rounds: int, threads: int
+    spec: ModelSpec, graphs: dict[str, bytes], second: Second | None, rounds: int, threads: int
 ) -> list[str]:
     """The table's rows of one model."""
     preprocessing = spec.preprocessing
@@ -90,7 +99,7 @@ def rows(
         times: dict[str, list[float]] = {graph: [] for graph in engines}
         look = None
         if second is not None and batch == 1:
-            look = looking(second, spec, VIEWS, threads)
+            look = looking(second, spec, threads)
             times[SECOND] = []
         for i in range(max(rounds // batch, 5) + 1):
             for graph, engine in engines.items():

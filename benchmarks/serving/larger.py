@@ -85,8 +85,8 @@ def main() -> None:
         f"{arguments.rounds} --seconds {arguments.seconds:g}`; {describe()}.",
         "",
         f"Untrained ResNets at {SIDE} x {SIDE} under guards of the size that `lazaret fit` makes "
-        "by default, the first stage of two, and with `--second-stage 0`, which looks at every "
-        "image in full; they accept everything (`benchmarks/stand_in.py`); the JPEG of "
+        "with `--second-stage 3`, the first of the two stages, and by default, which looks at "
+        "every image in full; they accept everything (`benchmarks/stand_in.py`); the JPEG of "
         f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
         "without decoding. Medians over interleaved rounds; rates over the limit's are of the "

@@ -52,7 +52,7 @@ def fit(
             max=32,
             help="0 looks at every image in full, in three to four times the model's own time. "
             "Else so many random views of the most suspicious images alone, each a forward pass, "
-            "beside one backwards; 3, say, which finds a little less.",
+            "beside one backwards; 3, say, which finds less on some models.",
         ),
     ] = 0,
     share: Annotated[

@@ -30,7 +30,8 @@ from models.spec import Head, ModelSpec, Preprocessing
 from service.decide import Policy, decide
 
 BUNDLE = Path(models.zoo.__file__).parent / "phantom" / "bundle"
-AWARE = ("hfc", "feature_matching", "orthogonal_pgd", "selective_pgd", "joint_pgd")
+IN_FEATURES_ALONE = ("hfc", "feature_matching")
+AWARE = (*IN_FEATURES_ALONE, "orthogonal_pgd", "selective_pgd", "joint_pgd")
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +124,17 @@ def test_steps_without_a_gradient_can_be_followed(tmp_path, name):
     """The forest and the quantised features: their scores fall along the slopes put in."""
     guard, images = small_guard(tmp_path / "bundle", Head.SIGMOID, (name,))
     with torch.no_grad():
-        suspicious = guard.readings(images).scores[:, 0].argsort(descending=True)[:8]
-    x, column = images[suspicious].clone(), 0
+        suspicious = guard.readings(images).scores[:, 0].argsort(descending=True)[:4]
+    x = images[suspicious].clone()
     with torch.no_grad():
-        before = guard.readings(x).scores[:, column]
+        before = guard.readings(x).scores[:, 0]
     for _ in range(12):
         x = x.requires_grad_()
-        (gradient,) = torch.autograd.grad(guard.readings(x).scores[:, column].sum(), x)
+        (gradient,) = torch.autograd.grad(guard.readings(x).scores[:, 0].sum(), x)
         x = (x.detach() - 0.5 * gradient.sign()).clamp(0, 255)
     with torch.no_grad():
-        after = guard.readings(x).scores[:, column]
-    assert (after < before).float().mean() > 0.7
-    assert after.mean() < before.mean()
+        after = guard.readings(x).scores[:, 0]
+    assert (after < before).all()
 
 
 @pytest.mark.parametrize("epsilon", [0.75, 1.5])
@@ -192,7 +192,7 @@ def test_pgd_that_knows_nothing_of_the_guard_is_held(guard, engine, unaware):
 
 @pytest.mark.parametrize("name", AWARE)
 def test_who_knows_the_guard_gets_by_where_pgd_does_not(guard, engine, unaware, prepared, name):
-    """But for those who hide in the features alone: alignment reads the picture, and holds them."""
+    """But for those who hide in the features alone: alignment reads the picture and holds them."""
     spec = named(name, 4.0, {"steps": 25})
     attacked = carry_out(spec, scene(guard, prepared[name]))
     wrong, excess = outcome(guard, attacked)
@@ -200,7 +200,7 @@ def test_who_knows_the_guard_gets_by_where_pgd_does_not(guard, engine, unaware, 
     assert both.any()
     assert (excess < outcome(guard, unaware)[1])[both].all()
     judged = guard.judge(attacked, LABELS, False)
-    assert judged.any() or name in ("hfc", "feature_matching")
+    assert judged.any() == (name not in IN_FEATURES_ALONE)
     served = engine.run(attacked.numpy().astype(np.uint8)).probabilities.argmax(axis=1)
     truly = (served != LABELS.numpy()) & ~held(guard, engine, attacked)
     assert np.array_equal(judged.numpy(), truly)
