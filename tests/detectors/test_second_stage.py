@@ -237,22 +237,24 @@ def test_the_service_looks_by_its_own_secret_and_says_so(bundle: Bundle, tmp_pat
 
 
 def test_one_graph_judges_by_both_stages_elsewhere(bundle: Bundle) -> None:
-    """As the service does, but for views of other draws."""
+    """As the service does, but for views of other draws: on average over draws the same."""
+    onnxruntime.set_seed(0)
     runtime = onnxruntime.InferenceSession(
         standalone(bundle).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     images = noise(60, 21)
-    served = open_engine(bundle, threads=1).run(images)
-    assert served.second is not None
-    looked_at = np.isfinite(served.second)
-    wanted = np.array([p.fused for p in bundle.calibration.p_values(served)])
-    looks = [runtime.run(["p_value"], {"image": images})[0][:, 0] for _ in range(2)]
-    np.testing.assert_allclose(looks[0][~looked_at], wanted[~looked_at], atol=1e-6)
-    assert np.corrcoef(looks[0][looked_at], wanted[looked_at])[0, 1] > 0.5
+    ours = [open_engine(bundle, bytes([key]), threads=1).run(images) for key in range(8)]
+    assert ours[0].second is not None
+    looked_at = np.isfinite(ours[0].second)
+    wanted = np.array([[p.fused for p in bundle.calibration.p_values(one)] for one in ours])
+    looks = np.array([runtime.run(["p_value"], {"image": images})[0][:, 0] for _ in range(8)])
+    np.testing.assert_allclose(looks[0][~looked_at], wanted[0][~looked_at], atol=1e-6)
+    means = wanted[:, looked_at].mean(axis=0), looks[:, looked_at].mean(axis=0)
+    assert np.corrcoef(*means)[0, 1] > 0.8
     assert (looks[0][looked_at] != looks[1][looked_at]).any()
     # a batch in which nobody is looked at
     (alone,) = runtime.run(["p_value"], {"image": images[~looked_at][:1]})
-    np.testing.assert_allclose(alone[0], wanted[~looked_at][:1], atol=1e-6)
+    np.testing.assert_allclose(alone[0], wanted[0][~looked_at][:1], atol=1e-6)
 
 
 def test_other_servers_draw_views_as_ours_does() -> None:
