@@ -150,7 +150,7 @@ class _OnePass(Guard):
             detector.of_cues(cues[i]) if i in cues else detector(features)  # type: ignore[operator]  # Modules to torch
             for i, detector in enumerate(self.detectors)
         ]
-        return torch.stack(scores, dim=1), self.quality.of_distances(strange)
+        return torch.stack(scores, dim=1), self.quality.of_distances(strange, features)
 
 
 def fuse(features: onnx.ModelProto, guard: Guard) -> onnx.ModelProto:

@@ -31,18 +31,25 @@ TINT = 4.0
 counts as gray: JPEG's chroma and a coloured label stay below it."""
 SPARSE = 8
 """Every so many rows and columns tell a picture's tint."""
+ROUGH = 6
+"""Rows and columns, of areas of 4 x 4 pixels, that the roughest place is made of."""
+ROUGHEST = -1
+"""Column of the statistics that tells it."""
 
 
 class Picture(nn.Module):
-    """The network's input ``float32[N, C, h, w]`` to its statistics ``float32[N, texture + 64]``
-    and its grain.
+    """The network's input ``float32[N, C, h, w]`` to its statistics
+    ``float32[N, texture + 64 + 1]`` and its grain.
 
     *Texture and tones*: log amplitudes of the Haar wavelet's three bands at every level (Mallat
     1989: the energies that tell textures apart), mean and contrast, and how much of the picture is
     brighter than each of ten tones, five of the scale and five of its own. In colour also mean and
     spread of two colour differences, and how far from gray it is; for a network that sees gray, how
     far from that the file's pixels are, which the network's input does not tell. *Layout*: the
-    picture in 8 x 8 areas, of mean 0 and length 1.
+    picture in 8 x 8 areas, of mean 0 and length 1. *Roughest place*, the last column: log of the
+    largest mean amplitude of the finest bands over 24 x 24 pixels. A patch that an attacker has
+    painted is rougher than any place of an honest picture, and too small to move what is a mean of
+    the whole.
 
     *Grain*, ``float32[N, 9 L]`` of L levels: logs of the mean amplitude of every band, each
     coefficient cut off at three heights. The energies above are ruled by a few edges; these by
@@ -119,7 +126,7 @@ class Picture(nn.Module):
     def width(self) -> int:
         """Columns of the statistics."""
         colour = 5 if self.colour else 1
-        return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + colour + LAYOUT**2
+        return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + colour + LAYOUT**2 + 1
 
     @property
     def grain_width(self) -> int:
@@ -137,6 +144,7 @@ class Picture(nn.Module):
         bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
             bands = quarter[:, :7]
+        roughest = _roughest(bands[:, 4:])
         measured = [self._measured(bands)]
         for level in range(2, self.levels):
             weight = self.third if level == 2 else self.further
@@ -158,7 +166,8 @@ class Picture(nn.Module):
         spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
         logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
         colour = self._colour(quarter[:, 7:]) if self.colour else _tint(mean, image)
-        return torch.cat([logs, mean, brighter, colour, layout / spread], dim=1), grain
+        rough = (roughest / self.grey).clamp(min=FINEST).log()
+        return torch.cat([logs, mean, brighter, colour, layout / spread, rough], dim=1), grain
 
     def _measured(self, bands: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of squares of all bands, ``float32[N, B]``, and their mean amplitudes below each
@@ -177,6 +186,16 @@ class Picture(nn.Module):
         spread = (differences - mean[:, :, None]).square().mean(dim=2)
         grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
         return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=FAINTEST).log()], dim=1)
+
+
+def _roughest(bands: Tensor) -> Tensor:
+    """From the first level's bands of every area, ``float32[N, 3, h / 4, w / 4]``: the largest
+    mean amplitude of a place, ``float32[N, 1]``."""
+    rough = bands.abs().mean(dim=1, keepdim=True)
+    places = functional.avg_pool2d(
+        rough, (min(ROUGH, rough.shape[2]), min(ROUGH, rough.shape[3])), 1
+    )
+    return places.amax(dim=(2, 3))
 
 
 def _tint(like: Tensor, image: Tensor | None) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from detectors.bank import split_groups
 from detectors.detector import Detector
 from detectors.features import Features
 from detectors.mahalanobis import TapDistances
+from detectors.picture import ROUGHEST
 
 TAIL = 0.01
 """Share of benign images, the farthest in an aspect, that its unit comes from."""
@@ -20,10 +22,12 @@ FEWEST = 3
 
 class Quality(Detector):
     """``max_l t_l`` over the log Mahalanobis distances of all taps and of the picture's own
-    statistics (``detectors.picture``).
+    statistics, and its roughest place (``detectors.picture``).
 
     Learnt from benign images alone: another modality, a photograph or heavy degradation is far at
-    some depth or in some aspect, and where the image looks typical must not excuse it.
+    some depth or in some aspect, and where the image looks typical must not excuse it. The roughest
+    place is an aspect of its own, since one column among a hundred moves their distance little, and
+    no smoothness is far.
 
     ``t_l`` is 0 at the median of benign images and 1 at the mean of the farthest 1 % of them, each
     measured without itself. In units of a deviation, which says nothing of tails, the aspect with
@@ -35,6 +39,8 @@ class Quality(Detector):
     """
 
     name = "quality"
+    roughness: Tensor
+    """``float32[2, 1]``: zero, and one over the unit; ``[2, 0]`` where there is no picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,21 +58,34 @@ class Quality(Detector):
         self.picture_width = benign.picture.shape[1]
         seen = aspects(benign)
         z = self.distances.held_out(seen, labels, benign_groups, seen, benign_groups)
-        typical = z.quantile(0.5, dim=0)
-        far = z.topk(min(max(FEWEST, math.ceil(TAIL * len(z))), len(z)), dim=0).values.mean(dim=0)
-        self.distances.in_units(typical, (far - typical).clamp(min=1e-3))
+        self.distances.in_units(*_units(z))
+        zero, unit = _units(_roughest(benign))
+        self.register_buffer("roughness", torch.stack([zero, 1 / unit]))
         return self
 
     def forward(self, features: Features) -> Tensor:
-        return self.of_distances(self.distances(aspects(features)))
+        return self.of_distances(self.distances(aspects(features)), features)
 
-    def of_distances(self, t: Tensor) -> Tensor:
-        """From ``t_l``, ``float32[N, L]``."""
-        return t.amax(dim=1)
+    def of_distances(self, t: Tensor, features: Features) -> Tensor:
+        """From ``t_l`` of the distances, ``float32[N, L]``."""
+        rough = (_roughest(features) - self.roughness[0]) * self.roughness[1]
+        return torch.cat([t, rough], dim=1).amax(dim=1)
 
 
 def aspects(features: Features) -> tuple[Tensor, ...]:
-    """What an image is measured in: every tap, ``float32[N, d_l]``, and the picture's own
-    statistics."""
-    seen = (features.picture,) if features.picture.shape[1] else ()  # an older bundle has none
+    """What an image's distances are measured in: every tap, ``float32[N, d_l]``, and the picture's
+    own statistics."""
+    seen = (features.picture[:, :ROUGHEST],) if features.picture.shape[1] else ()
     return *features.taps, *seen
+
+
+def _roughest(features: Features) -> Tensor:
+    """``float32[N, 1]``."""
+    return features.picture[:, ROUGHEST:]
+
+
+def _units(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero and unit of each column of benign images' ``float32[N, Q]``."""
+    typical = z.median(dim=0).values
+    far = z.topk(min(max(FEWEST, math.ceil(TAIL * len(z))), len(z)), dim=0).values.mean(dim=0)
+    return typical, (far - typical).clamp(min=1e-3)

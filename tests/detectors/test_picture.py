@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detectors.features import Features
-from detectors.picture import HEIGHTS, LAYOUT, Picture
+from detectors.picture import HEIGHTS, LAYOUT, ROUGHEST, Picture
 from detectors.quality import Quality
 from models.phantom import radiograph
 from models.preprocess import Preprocess
@@ -85,7 +85,7 @@ def test_layout_is_the_same_in_another_window_and_another_when_turned() -> None:
     pixels = image.float()[None, None]
     reader = picture(128)
     layout, windowed, turned = (
-        reader(shares(shown))[0][:, -(LAYOUT**2) :]
+        reader(shares(shown))[0][:, -(LAYOUT**2) - 1 : ROUGHEST]
         for shown in (pixels, pixels * 0.6 + 0.1, pixels.flip(2))
     )
     torch.testing.assert_close(layout, windowed, atol=1e-4, rtol=1e-4)
@@ -126,6 +126,37 @@ def test_a_network_for_gray_images_is_told_of_a_coloured_one() -> None:
     moved = [(reader(x, torch.from_numpy(image)[None])[0] - plain).abs() for image in shown]
     assert [float(change.max()) for change in moved[:4]] == [0, 0, 0, 0]
     assert int((moved[4] > 1).sum()) == 1
+
+
+def test_a_patch_is_the_roughest_place_wherever_it_is() -> None:
+    """Noise on a twentieth of the picture, as a patch attack paints it; and a smoother picture is
+    never the farther for it."""
+    chests = np.stack([radiograph(patient, 0, opacities=False, size=128) for patient in range(60)])
+    pixels = torch.from_numpy(chests[..., 0]).float()[:, None] / 255
+    draw = torch.Generator().manual_seed(0)
+    reader, patched = picture(128), pixels[40:].clone()
+    for image in patched:
+        row, column = torch.randint(0, 100, (2,), generator=draw).tolist()
+        image[:, row : row + 28, column : column + 28] += 0.2 * torch.randn(28, 28, generator=draw)
+
+    def features(shown: Tensor) -> Features:
+        n, none = len(shown), torch.zeros(len(shown), 0)
+        with torch.no_grad():
+            seen = reader(shares(shown))
+        taps = (torch.randn(n, 6, generator=draw),)
+        return Features(taps, torch.randn(n, 2), none, torch.zeros(n), none, none, *seen, none)
+
+    known = features(pixels[:40])
+    labels = torch.arange(40) % 2
+    quality = Quality().fit(known, labels, known.rows(torch.arange(0)), torch.arange(40))
+    smooth = torch.nn.functional.avg_pool2d(pixels[40:], 3, 1, 1)
+    with torch.no_grad():
+        far, near, calm = (
+            quality.of_distances(torch.full((20, 1), -9.0), features(shown))
+            for shown in (patched.clamp(0, 1), pixels[40:], smooth)
+        )
+    assert float(far.min()) > max(1.5, float(near.max()))
+    assert float(calm.max()) < 0
 
 
 def test_areas_are_means() -> None:
