@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from detectors.aligned import Aligned, Seed
+from detectors.aligned import Seed
 from detectors.alignment import Alignment
 from detectors.calibrate import Calibration
+from detectors.feature_graph import AlignedRows
 from detectors.fixture import compare
 from detectors.guard import Guard
 from detectors.picture import Picture
@@ -100,11 +101,8 @@ def aligned_of(
     if not exact and foretold is None:
         return x[:, :0, 0, 0]
     weights = Seed(model.spec.head)
-    aligned = Aligned(model.preprocess.gain)
     raw, gradient = gradient_of(model, x, weights)
+    rows = AlignedRows(model.preprocess.gain, foretold)
     with torch.no_grad():
-        pictures = [aligned.step(gradient)] if exact else []
-        if foretold is not None:
-            pictures.append(foretold(x, weights(raw)))
-        columns: Tensor = aligned(x, pictures)
+        columns: Tensor = rows(x, weights(raw), gradient if exact else None)
     return columns

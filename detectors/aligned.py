@@ -1,9 +1,6 @@
-"""How far the picture's finest texture lies along the model's own input gradient, or along what is
-foretold of it."""
+"""How far the picture's finest texture lies along the model's own input gradient."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +40,8 @@ class Seed(nn.Module):
 
 
 class Aligned(nn.Module):
-    """``float32[N, P + 1]``: the correlation of the image's second differences, cut off, with each
-    of P pictures; the root mean square of the image's, in grey levels."""
+    """``float32[N, 2]``: the correlation of the image's second differences, cut off, with those of
+    a step along the gradient; the root mean square of the image's, in grey levels."""
 
     grey: Tensor
 
@@ -56,25 +53,21 @@ class Aligned(nn.Module):
         super().__init__()
         self.register_buffer("grey", 1 / gain.detach().clone())
 
-    def forward(self, x: Tensor, pictures: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, gradient: Tensor) -> Tensor:
         """
         Args:
             x: ``float32[N, C, h, w]``, the network's input.
-            pictures: ``float32[N, C, h - 2, w - 2]`` each: ``step`` of the gradient, what
-                ``detectors.synthetic_gradient`` foretells of it.
+            gradient: ``float32[N, C, h, w]``, of what ``Seed`` weighs.
         """
         grain = _differences(x, self.grey).clamp(-HIGHEST, HIGHEST)
+        step = self.step(gradient)
         height = mean_product(grain, grain).sqrt().clamp(min=LEAST)
-        columns = []
-        for picture in pictures:
-            length = mean_product(picture, picture).sqrt().clamp(min=LEAST)
-            columns.append(mean_product(grain, picture) / (height * length))
-        return torch.stack([*columns, height], dim=1)
+        length = mean_product(step, step).sqrt().clamp(min=LEAST)
+        return torch.stack([mean_product(grain, step) / (height * length), height], dim=1)
 
     def step(self, gradient: Tensor) -> Tensor:
         """Second differences, ``float32[N, C, h - 2, w - 2]``, of the sign of a gradient
-        ``float32[N, C, h, w]`` of what ``Seed`` weighs: what an attack's step leaves between
-        neighbouring pixels."""
+        ``float32[N, C, h, w]``: what an attack's step leaves between neighbouring pixels."""
         size = gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         return _differences((gradient / (SOFT * size)).clamp(-1.0, 1.0))
 

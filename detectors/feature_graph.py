@@ -10,6 +10,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from detectors.aligned import Aligned, Seed
+from detectors.foretold import Foretold
 from detectors.picture import Picture
 from detectors.side_networks import SideNetworks
 from detectors.squeeze import root_mean_square, squeeze
@@ -96,22 +97,21 @@ class _Network(nn.Module):
         return raw, torch.cat(taps, dim=1)
 
 
-class _AlignedRows(nn.Module):
-    """``Aligned`` of the first view, the image itself, of all: with the gradient, if there is one,
-    then with the synthetic one, if there is one."""
+class AlignedRows(nn.Module):
+    """``Features.aligned`` of the first view, the image itself, of all: with the gradient, with
+    what is foretold of it, or with both."""
 
-    def __init__(self, gain: Tensor, foretold: SyntheticGradient | None) -> None:
+    def __init__(self, gain: Tensor, gradient: SyntheticGradient | None) -> None:
         super().__init__()
         self.aligned = Aligned(gain)
-        self.foretold = foretold
+        self.foretold = None if gradient is None else Foretold(gradient, gain)
 
     def forward(self, views: Tensor, seed: Tensor, gradient: Tensor | None = None) -> Tensor:
         x = views[: seed.shape[0]]
-        pictures = [] if gradient is None else [self.aligned.step(gradient)]
+        columns = [] if gradient is None else [self.aligned(x, gradient)]
         if self.foretold is not None:
-            pictures.append(self.foretold(x, seed))
-        aligned: Tensor = self.aligned(x, pictures)
-        return aligned
+            columns = [*(c[:, :1] for c in columns), self.foretold(x, seed)]
+        return torch.cat(columns, dim=1)
 
 
 class _FeatureGraph(nn.Module):
@@ -293,7 +293,7 @@ def aligned_parts(
             f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
         }
     parts["aligned"] = export_onnx(
-        _AlignedRows(Preprocess(spec.preprocessing).gain, foretold),
+        AlignedRows(Preprocess(spec.preprocessing).gain, foretold),
         along,
         ("aligned",),
         {name: (0,) for name in along},

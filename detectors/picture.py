@@ -64,6 +64,8 @@ class Picture(nn.Module):
     further: Tensor
     first: Tensor
     areas: Tensor
+    rows: Tensor
+    columns: Tensor
     details: Tensor
     lower: Tensor
     slopes: Tensor
@@ -94,6 +96,8 @@ class Picture(nn.Module):
             first = torch.cat([first.expand(7, 3, 4, 4) / 3, each])
         self.register_buffer("first", first)
         rows, columns = _areas(height >> self.levels), _areas(width >> self.levels)
+        self.register_buffer("rows", _places(height // 4))
+        self.register_buffer("columns", _places(width // 4).T.contiguous())
         self.register_buffer("areas", torch.kron(rows, columns).T.contiguous())
         means = {0, *range(7, 7 + 4 * (self.levels - 2), 4)}
         channels = range(7 + 4 * (self.levels - 2))  # of all convolutions
@@ -144,7 +148,7 @@ class Picture(nn.Module):
         bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
             bands = quarter[:, :7]
-        roughest = _roughest(bands[:, 4:])
+        roughest = _roughest(bands[:, 4:], self.rows, self.columns)
         measured = [self._measured(bands)]
         for level in range(2, self.levels):
             weight = self.third if level == 2 else self.further
@@ -188,14 +192,12 @@ class Picture(nn.Module):
         return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=FAINTEST).log()], dim=1)
 
 
-def _roughest(bands: Tensor) -> Tensor:
+def _roughest(bands: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """From the first level's bands of every area, ``float32[N, 3, h / 4, w / 4]``: the largest
-    mean amplitude of a place, ``float32[N, 1]``."""
-    rough = bands.abs().mean(dim=1, keepdim=True)
-    places = functional.avg_pool2d(
-        rough, (min(ROUGH, rough.shape[2]), min(ROUGH, rough.shape[3])), 1
-    )
-    return places.amax(dim=(2, 3))
+    mean amplitude of a place, ``float32[N, 1]``. By two products, because ONNX Runtime takes ten
+    times as long to pool one channel."""
+    places = rows @ bands.abs().mean(dim=1) @ columns
+    return places.amax(dim=(1, 2))[:, None]
 
 
 def _tint(like: Tensor, image: Tensor | None) -> Tensor:
@@ -215,3 +217,11 @@ def _areas(size: int) -> Tensor:
     lower = torch.maximum(edges[:-1, None], pixels)
     upper = torch.minimum(edges[1:, None], pixels + 1)
     return (upper - lower).clamp(min=0) * LAYOUT / size
+
+
+def _places(areas: int) -> Tensor:
+    """``float32[P, areas]``: means over ``ROUGH`` neighbours on an axis, or over all of fewer."""
+    size = min(ROUGH, areas)
+    starts = torch.arange(areas - size + 1)[:, None]
+    at = torch.arange(areas)
+    return ((at >= starts) & (at < starts + size)).float() / size

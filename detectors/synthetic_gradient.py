@@ -24,8 +24,9 @@ LEARNING_RATE = 3e-3
 
 class SyntheticGradient(nn.Module):
     """The network's input ``float32[N, C, h, w]`` and ``detectors.aligned.Seed``'s weights of the
-    logits ``float32[N, L]`` to a picture ``float32[N, C, h - 2, w - 2]`` that correlates with
-    ``Aligned.step`` of the gradient; its scale means nothing.
+    logits ``float32[N, L]`` to a picture ``float32[N, C, h, w]``, up to whole patches, whose upper
+    left ``h - 2`` by ``w - 2`` pixels correlate with ``Aligned.step`` of the gradient; its scale
+    means nothing.
 
     Synthetic gradients (Jaderberg et al. 2017, arXiv 1608.05343) foretell what backpropagation
     would bring, to save it. Hardened models' gradients are regular enough that some thousand
@@ -40,11 +41,8 @@ class SyntheticGradient(nn.Module):
     def __init__(self, channels: int, logits: int) -> None:
         super().__init__()
         side = PATCH // POOLED
-        layers: list[nn.Module] = [
-            nn.Conv2d(channels, WIDTH, side, side, bias=False),
-            nn.BatchNorm2d(WIDTH),
-            nn.ReLU(),
-        ]
+        self.first = nn.Conv2d(channels, WIDTH, side, side, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(WIDTH), nn.ReLU()]
         for _ in range(BLOCKS):
             layers += [
                 nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False),
@@ -59,12 +57,22 @@ class SyntheticGradient(nn.Module):
         self.paint = nn.ConvTranspose2d(WIDTH, channels, PATCH, PATCH, bias=False)
 
     def forward(self, x: Tensor, seed: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        right, below = -width % PATCH, -height % PATCH
-        filled = functional.pad(x, (0, right, 0, below), mode="replicate") if right + below else x
-        seen = self.layers(functional.avg_pool2d(filled, POOLED))
-        painted: Tensor = self.paint(seen * self.towards(seed)[:, :, None, None])
-        return painted[:, :, 1 : height - 1, 1 : width - 1]
+        seen = self.first(functional.avg_pool2d(self.filled(x), POOLED))
+        painted: Tensor = self.paint(self.strokes(seen, seed))
+        return painted
+
+    def filled(self, x: Tensor) -> Tensor:
+        """To whole patches."""
+        right, below = -x.shape[3] % PATCH, -x.shape[2] % PATCH
+        if right + below == 0:
+            return x
+        return functional.pad(x, (0, right, 0, below), mode="replicate")
+
+    def strokes(self, seen: Tensor, seed: Tensor) -> Tensor:
+        """From what the first layer sees, ``float32[N, 32, h / 8, w / 8]``: how much of each brush
+        a patch is painted with, as large."""
+        strokes: Tensor = self.layers(seen) * self.towards(seed)[:, :, None, None]
+        return strokes
 
     @torch.enable_grad()
     def teach(self, x: Tensor, seeds: Tensor, steps: Tensor, seed: int) -> None:
@@ -94,7 +102,9 @@ class SyntheticGradient(nn.Module):
             self.paint.weight /= length.clamp(min=1e-12)
 
 
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """``float32[N]``: of ``[N, C, h, w]`` each, about zero."""
+def correlation(picture: Tensor, step: Tensor) -> Tensor:
+    """``float32[N]``, about zero: of a picture ``[N, C, h', w']`` with ``[N, C, h, w]``, which is
+    no larger."""
+    a, b = picture[:, :, : step.shape[2], : step.shape[3]], step
     lengths = mean_product(a, a) * mean_product(b, b)
     return mean_product(a, b) / lengths.clamp(min=1e-12).sqrt()

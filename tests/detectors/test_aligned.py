@@ -36,14 +36,13 @@ def smooth_gradient(n: int, side: int = 64) -> Tensor:
 def test_a_step_of_one_grey_level_shows_and_another_images_does_not() -> None:
     x, gradient = picture(6), smooth_gradient(6)
     aligned = Aligned(GAIN)
-    step, anothers = aligned.step(gradient), aligned.step(gradient.roll(1, dims=0))
     stepped = x + GAIN * gradient.sign()
-    along, other, height = aligned(stepped, [step, anothers]).unbind(dim=1)
+    along, height = aligned(stepped, gradient).unbind(dim=1)
     assert along.min() > 0.4
-    assert other.abs().max() < 0.1
-    assert aligned(x, [step])[:, 0].abs().max() < 0.1
-    assert aligned(x - GAIN * gradient.sign(), [step])[:, 0].max() < -0.4
-    assert (height > aligned(x, [step])[:, 1]).all()
+    assert aligned(stepped, gradient.roll(1, dims=0))[:, 0].abs().max() < 0.1
+    assert aligned(x, gradient)[:, 0].abs().max() < 0.1
+    assert aligned(x - GAIN * gradient.sign(), gradient)[:, 0].max() < -0.4
+    assert (height > aligned(x, gradient)[:, 1]).all()
 
 
 def test_scale_of_the_gradient_does_not_matter_and_nothing_is_not_a_number() -> None:
@@ -52,7 +51,7 @@ def test_scale_of_the_gradient_does_not_matter_and_nothing_is_not_a_number() -> 
     torch.testing.assert_close(aligned.step(1e-6 * gradient), aligned.step(gradient))
     blank = torch.zeros_like(x)
     for image, along in ((blank, gradient), (x, blank), (blank, blank)):
-        found = aligned(image, [aligned.step(along)])
+        found = aligned(image, along)
         assert torch.isfinite(found).all()
         assert found[:, 0].abs().max() < 1e-6
 
@@ -64,7 +63,7 @@ def test_exports() -> None:
             self.aligned = Aligned(GAIN)
 
         def forward(self, input_0: Tensor, input_1: Tensor) -> Tensor:
-            return self.aligned(input_0, [self.aligned.step(input_1)])
+            return self.aligned(input_0, input_1)
 
     assert_exports(Numbered(), lambda n: (picture(n, 16), smooth_gradient(n, 16)), 1e-4)
 
