@@ -98,16 +98,23 @@ class _Network(nn.Module):
 
 
 class AlignedRows(nn.Module):
-    """``Features.aligned`` of the first view, the image itself, of all: with the gradient, with
+    """``Features.aligned`` of the images themselves, the first of all rows: with the gradient, with
     what is foretold of it, or with both."""
 
-    def __init__(self, gain: Tensor, gradient: SyntheticGradient | None) -> None:
+    def __init__(
+        self, gain: Tensor, gradient: SyntheticGradient | None, *, views: bool = False
+    ) -> None:
+        """
+        Args:
+            views: whether further rows follow the images' own.
+        """
         super().__init__()
+        self.views = views
         self.aligned = Aligned(gain)
         self.foretold = None if gradient is None else Foretold(gradient, gain)
 
     def forward(self, views: Tensor, seed: Tensor, gradient: Tensor | None = None) -> Tensor:
-        x = views[: seed.shape[0]]
+        x = views[: seed.shape[0]] if self.views else views
         columns = [] if gradient is None else [self.aligned(x, gradient)]
         if self.foretold is not None:
             columns = [*(c[:, :1] for c in columns), self.foretold(x, seed)]
@@ -293,7 +300,7 @@ def aligned_parts(
             f"aligned/{GRADIENT}": f"backwards/{GRADIENT}",
         }
     parts["aligned"] = export_onnx(
-        AlignedRows(Preprocess(spec.preprocessing).gain, foretold),
+        AlignedRows(Preprocess(spec.preprocessing).gain, foretold, views=views),
         along,
         ("aligned",),
         {name: (0,) for name in along},
