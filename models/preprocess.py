@@ -50,9 +50,9 @@ class Preprocess(nn.Module):
         x = pixels.to(self.gain.dtype)
         if self.spec.channels == 1:
             return x.mean(dim=3).unsqueeze(1)
-        # three copies of one gray channel, or the first three of nine: RGB either way, without a
-        # branch on the number of channels
-        return torch.cat([x, x, x], dim=3)[..., :3].permute(0, 3, 1, 2)
+        # three channels or one thrice: RGB either way, without a branch on their number
+        wanted = torch.arange(3, device=x.device).clamp(max=x.shape[3] - 1)
+        return x.permute(0, 3, 1, 2).index_select(1, wanted)
 
     def _filters(self, x: Tensor) -> tuple[Tensor, Tensor]:
         height = torch.scalar_tensor(x.shape[2], dtype=x.dtype, device=x.device)
