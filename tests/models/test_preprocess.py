@@ -16,7 +16,9 @@ def pixels(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (300, 500), (100, 150), (37, 700)])
+@pytest.mark.parametrize(
+    "size", [(224, 224), (300, 500), (100, 150), (37, 700), (9, 5), (2500, 1203)]
+)
 def test_stretching_equals_torch_antialiased_bilinear(size: tuple[int, int]) -> None:
     preprocess = Preprocess(Preprocessing(resize=(224, 200), mean=(0.0,), std=(1.0,)))
     x = pixels(2, *size, 1)
@@ -37,6 +39,16 @@ def test_shortest_side_then_centre_crop() -> None:
     preprocess = Preprocess(Preprocessing(resize=32, crop=(32, 32), mean=(0.0,), std=(1.0,)))
     x = pixels(1, 32, 48, 1)  # nothing to scale: the crop takes columns 8 to 39
     assert torch.allclose(preprocess(x)[0, 0] * 255, x[0, :, 8:40, 0].float(), atol=1e-3)
+
+
+def test_the_centre_of_a_resized_image_is_that_of_torchs() -> None:
+    preprocess = Preprocess(Preprocessing(resize=64, crop=(48, 40), mean=(0.0,), std=(1.0,)))
+    x = pixels(1, 700, 1130, 1)
+    wanted = functional.interpolate(
+        x.permute(0, 3, 1, 2).float(), (64, 103), mode="bilinear", antialias=True
+    )
+    found = preprocess(x) * 255
+    assert torch.allclose(found, wanted[:, :, 8:56, 31:71], atol=2e-3)
 
 
 def test_gray_and_rgb_meet_either_model() -> None:
