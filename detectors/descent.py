@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+Progress = Callable[[int, int], None]
+"""Told after each step how many of how many are taken."""
 RISING = 0.2
 """Share of the steps in which the learning rate rises to its largest."""
 
@@ -31,6 +33,7 @@ def descend(
     steps: int,
     learning_rate: float,
     weight_decay: float,
+    progress: Progress = lambda *_: None,
 ) -> None:
     """So many steps of AdamW on one batch's ``loss`` each; leaves evaluation mode behind."""
     optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=weight_decay)
@@ -38,10 +41,11 @@ def descend(
         optimiser, learning_rate, total_steps=steps, pct_start=RISING
     )
     network.train()
-    for _ in range(steps):
+    for step in range(steps):
         value = loss()
         optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]  # torch has no type here
         optimiser.step()
         schedule.step()
+        progress(step + 1, steps)
     network.eval()

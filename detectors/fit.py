@@ -47,7 +47,14 @@ from detectors.second_graph import second_graph
 from detectors.second_stage import SECOND, SECOND_GRAPH
 from detectors.second_stage_fit import SecondStageProblem, fit_second_stage
 from detectors.shortfalls import HELD, SYNTHETIC, WITNESS
-from detectors.side_networks import SideNetworks, followed, foresight, teach, teach_gradient
+from detectors.side_networks import (
+    SideNetworks,
+    Taught,
+    followed,
+    foresight,
+    teach,
+    teach_gradient,
+)
 from detectors.staged_engine import EVALUATION_KEY, StagedEngine
 from models.diagnostic import DiagnosticModel
 from models.engine import READING, Readings
@@ -133,6 +140,7 @@ def fit(
     views: int = 0,
     share: float = 0.1,
     progress: Callable[[int], None] = lambda _: None,
+    taught: Taught = lambda *_: None,
 ) -> Bundle:
     """Fit a guard for ``model`` and write its bundle into ``out``, which must not exist.
 
@@ -144,6 +152,8 @@ def fit(
         seed: of the training of the networks beside the model and of the second stage's views.
         views: random views that a second stage takes of an image; 0: no second stage.
         share: of clean images, about, that the second stage looks at.
+        progress: told how many images have been measured since.
+        taught: told which network beside the model has taken how many of how many steps.
 
     The bundle is written beside ``out`` and renamed into place when its own acceptance has passed:
     torch and ONNX Runtime agree on a fixture. Raises ``FitProblem`` and ``AcceptanceProblem``.
@@ -160,7 +170,7 @@ def fit(
             raise FitProblem(f"{SyntheticAlignment.name} needs a model that torch can follow")
         parts = (*reference.benign, *unlabelled)
         foretold = teach_gradient(
-            differentiable, [image for samples in parts for image in samples.images], seed
+            differentiable, [image for samples in parts for image in samples.images], seed, taught
         )
         seen_first = fusion.benign[0].images[:FORESEEN]
         provenance = {
@@ -178,7 +188,7 @@ def fit(
         for split in (reference, fusion)
     ]
     seen = [(samples, measure(engine, samples, progress)) for samples in unlabelled]
-    beside = teach(names, spec, [*measured[0][0], *seen], reference.attacked, seed)
+    beside = teach(names, spec, [*measured[0][0], *seen], reference.attacked, seed, taught)
     beside.gradient = foretold
     if beside.present:
         preprocess = Preprocess(spec.preprocessing)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detectors.descent import descend, initialise
+from detectors.descent import Progress, descend, initialise
 
 TRUNCATION = 3.0
 """Grey levels at which residuals saturate: edges must not drown what lies between them."""
@@ -90,6 +90,7 @@ class ResidualNetwork(nn.Module):
         batch: Callable[[torch.Generator], tuple[Tensor, Tensor]],
         seed: int,
         steps: int = STEPS,
+        progress: Progress = lambda *_: None,
     ) -> None:
         """Train on what ``batch`` draws: ``float32[M, C, h, w]`` and ``float32[M]``, 1 for
         attacked. Deterministic for a seed."""
@@ -102,7 +103,14 @@ class ResidualNetwork(nn.Module):
             x, attacked = batch(generator)
             return functional.binary_cross_entropy_with_logits(self(x)[:, 0], attacked)
 
-        descend(self, loss, steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.01)
+        descend(
+            self,
+            loss,
+            steps=steps,
+            learning_rate=LEARNING_RATE,
+            weight_decay=0.01,
+            progress=progress,
+        )
 
 
 def noise_like(x: Tensor, level: float, generator: torch.Generator) -> Tensor:

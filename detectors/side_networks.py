@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from models.diagnostic import DiagnosticModel
 from models.preprocess import Preprocess
 from models.spec import ModelSpec
 
+Taught = Callable[[str, int, int], None]
+"""Told, while networks learn: which, how many of how many steps."""
 QUALITIES = (95, 90, 75)
 CHUNK = 32
 NOISE = 2.0
@@ -87,6 +90,7 @@ def teach(
     benign: Sequence[tuple[Samples, Measured]],
     attacked: Sequence[Samples],
     seed: int,
+    taught: Taught = lambda *_: None,
 ) -> SideNetworks:
     """The networks that the detectors ``names`` need and that learn from the model's answers.
 
@@ -111,7 +115,7 @@ def teach(
                 ]
             )
         answers = torch.from_numpy(np.concatenate([m.class_logits for _, m in benign]))
-        student.teach(views, answers, preprocess, seed)
+        student.teach(views, answers, preprocess, seed, partial(taught, "teaching the witness"))
         networks.student = student
     if Residual.name in names:
         with torch.random.fork_rng(devices=[]):
@@ -119,13 +123,17 @@ def teach(
             grey = preprocess.gain.expand(1, channels, 1, 1)
             residual = ResidualNetwork(channels, grey)
         material = _Material(preprocess, [samples for samples, _ in benign], attacked)
-        residual.teach(material.batch, seed, material.steps)
+        told = partial(taught, "teaching the residual network")
+        residual.teach(material.batch, seed, material.steps, told)
         networks.residual = residual
     return networks.eval()
 
 
 def teach_gradient(
-    model: DiagnosticModel, images: Sequence[Pixels], seed: int
+    model: DiagnosticModel,
+    images: Sequence[Pixels],
+    seed: int,
+    taught: Taught = lambda *_: None,
 ) -> SyntheticGradient:
     """The network that foretells the model's gradient, from images that are not attacked; where
     they are more than fill the memory, from a part of them. They are seen with noise of
@@ -154,7 +162,7 @@ def teach_gradient(
     seen.clear()  # these are large
     pictures = torch.cat(steps)
     steps.clear()
-    network.teach(x, torch.cat(seeds), pictures, seed)
+    network.teach(x, torch.cat(seeds), pictures, seed, partial(taught, "teaching the gradient"))
     return network
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detectors.descent import descend, initialise
+from detectors.descent import Progress, descend, initialise
 from models.hardening import Hardening, harden
 from models.preprocess import Preprocess
 
@@ -68,7 +68,14 @@ class Student(nn.Module):
         return logits
 
     @torch.enable_grad()
-    def teach(self, views: Tensor, answers: Tensor, preprocess: Preprocess, seed: int) -> None:
+    def teach(
+        self,
+        views: Tensor,
+        answers: Tensor,
+        preprocess: Preprocess,
+        seed: int,
+        progress: Progress = lambda *_: None,
+    ) -> None:
         """Distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531) by regression on logits,
         which needs no temperature, on views moved as ``ROBUST`` says: means over neighbourhoods
         move by no more than the pixels do. Deterministic for a seed.
@@ -102,4 +109,11 @@ class Student(nn.Module):
             seen = harden(views[rows], gradient_at, preprocess, ROBUST, generator)
             return functional.smooth_l1_loss(self.answer(seen), wanted[rows])
 
-        descend(self, loss, steps=steps, learning_rate=LEARNING_RATE, weight_decay=0.05)
+        descend(
+            self,
+            loss,
+            steps=steps,
+            learning_rate=LEARNING_RATE,
+            weight_decay=0.05,
+            progress=progress,
+        )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detectors.aligned import mean_product
-from detectors.descent import descend
+from detectors.descent import Progress, descend
 
 POOLED = 2
 """Rows and columns of the areas whose means it sees."""
@@ -75,7 +75,14 @@ class SyntheticGradient(nn.Module):
         return strokes
 
     @torch.enable_grad()
-    def teach(self, x: Tensor, seeds: Tensor, steps: Tensor, seed: int) -> None:
+    def teach(
+        self,
+        x: Tensor,
+        seeds: Tensor,
+        steps: Tensor,
+        seed: int,
+        progress: Progress = lambda *_: None,
+    ) -> None:
         """Train it to correlate. Deterministic for a seed.
 
         Args:
@@ -96,6 +103,7 @@ class SyntheticGradient(nn.Module):
             steps=min(STEPS, EPOCHS * -(-len(x) // BATCH)),
             learning_rate=LEARNING_RATE,
             weight_decay=0.01,
+            progress=progress,
         )
         with torch.no_grad():  # to a length of about one, as correlations are computed
             length = self(x[:BATCH].float(), seeds[:BATCH]).square().mean().sqrt()

@@ -132,7 +132,11 @@ async def diagnose(
                 loop.call_soon_threadsafe(_fail, answer, error)
 
     guard.batcher.expect()
-    threads.submit(decode_and_queue)
+    try:
+        threads.submit(decode_and_queue)
+    except RuntimeError:  # they take no more
+        guard.batcher.nothing_to_expect()
+        raise ServiceProblem(503, "The service is closing; ask again.") from None
     outcome = await _outcome(answer)
     assert decoded.image is not None  # it has been run
     return _judged(decoded.image, decoded.mark, guard, question, started, decoded.at, outcome)

@@ -178,6 +178,7 @@ def fit(
                 views=second_stage,
                 share=share,
                 progress=lambda images: progress.advance(task, images),
+                taught=counted(progress),
             )
         for sentence in shortfalls(bundle.manifest):
             console.print(sentence, style="yellow", markup=False)

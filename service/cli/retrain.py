@@ -183,6 +183,7 @@ def retrain(
                 views=stage.views if stage else 0,
                 share=stage.share if stage else 0.1,
                 progress=lambda done: progress.advance(task, done),
+                taught=advance,
             )
             drawn = draw(tests, images, seed)
             comparison = compare_guards(
