@@ -31,25 +31,25 @@ TINT = 4.0
 counts as gray: JPEG's chroma and a coloured label stay below it."""
 SPARSE = 8
 """Every so many rows and columns tell a picture's tint."""
-ROUGH = 6
-"""Rows and columns, of areas of 4 x 4 pixels, that the roughest place is made of."""
-ROUGHEST = -1
-"""Column of the statistics that tells it."""
+ROUGH = 24
+"""Rows and columns of pixels that the roughest place is made of."""
+ROUGHEST = 3
+"""Columns of the statistics, the last, that tell it: by as many levels' bands."""
 
 
 class Picture(nn.Module):
     """The network's input ``float32[N, C, h, w]`` to its statistics
-    ``float32[N, texture + 64 + 1]`` and its grain.
+    ``float32[N, texture + 64 + 3]`` and its grain.
 
     *Texture and tones*: log amplitudes of the Haar wavelet's three bands at every level (Mallat
     1989: the energies that tell textures apart), mean and contrast, and how much of the picture is
     brighter than each of ten tones, five of the scale and five of its own. In colour also mean and
     spread of two colour differences, and how far from gray it is; for a network that sees gray, how
     far from that the file's pixels are, which the network's input does not tell. *Layout*: the
-    picture in 8 x 8 areas, of mean 0 and length 1. *Roughest place*, the last column: log of the
-    largest mean amplitude of the finest bands over 24 x 24 pixels. A patch that an attacker has
-    painted is rougher than any place of an honest picture, and too small to move what is a mean of
-    the whole.
+    picture in 8 x 8 areas, of mean 0 and length 1. *Roughest place*, the last three columns: logs
+    of the largest mean amplitude over 24 x 24 pixels of the second level's bands, the first's and
+    the third's. A patch that an attacker has painted is rougher than any place of an honest
+    picture, and too small to move what is a mean of the whole.
 
     *Grain*, ``float32[N, 9 L]`` of L levels: logs of the mean amplitude of every band, each
     coefficient cut off at three heights. The energies above are ruled by a few edges; these by
@@ -64,8 +64,6 @@ class Picture(nn.Module):
     further: Tensor
     first: Tensor
     areas: Tensor
-    rows: Tensor
-    columns: Tensor
     details: Tensor
     lower: Tensor
     slopes: Tensor
@@ -96,8 +94,10 @@ class Picture(nn.Module):
             first = torch.cat([first.expand(7, 3, 4, 4) / 3, each])
         self.register_buffer("first", first)
         rows, columns = _areas(height >> self.levels), _areas(width >> self.levels)
-        self.register_buffer("rows", _places(height // 4))
-        self.register_buffer("columns", _places(width // 4).T.contiguous())
+        for area in (4, 8):  # of the first two levels at once, and of the third
+            self.register_buffer(f"rows{area}", _places(height // area, ROUGH // area))
+            across = _places(width // area, ROUGH // area)
+            self.register_buffer(f"columns{area}", across.T.contiguous())
         self.register_buffer("areas", torch.kron(rows, columns).T.contiguous())
         means = {0, *range(7, 7 + 4 * (self.levels - 2), 4)}
         channels = range(7 + 4 * (self.levels - 2))  # of all convolutions
@@ -130,7 +130,7 @@ class Picture(nn.Module):
     def width(self) -> int:
         """Columns of the statistics."""
         colour = 5 if self.colour else 1
-        return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + colour + LAYOUT**2 + 1
+        return 3 * self.levels + 2 + len(TONES) + len(DEVIATIONS) + colour + LAYOUT**2 + ROUGHEST
 
     @property
     def grain_width(self) -> int:
@@ -148,12 +148,16 @@ class Picture(nn.Module):
         bands = quarter = functional.conv2d(x, self.first, stride=4)
         if self.colour:
             bands = quarter[:, :7]
-        roughest = _roughest(bands[:, 4:], self.rows, self.columns)
+        rough = [self._roughest(bands[:, 1:], 4)]
         measured = [self._measured(bands)]
         for level in range(2, self.levels):
             weight = self.third if level == 2 else self.further
             bands = functional.conv2d(bands, weight, stride=2)
             measured.append(self._measured(bands))
+            if level == 2:
+                rough.append(self._roughest(bands[:, 1:], 8))
+        if self.levels == 2:  # of so small a picture there is no third
+            rough.append(rough[0][:, :1])
         energies, below = zip(*measured, strict=True)
         lower = torch.cat(below, dim=2).flatten(1).index_select(1, self.lower)
         grain = (lower / self.grey).clamp(min=FINEST).log()
@@ -170,8 +174,8 @@ class Picture(nn.Module):
         spread = torch.linalg.vector_norm(layout, dim=1, keepdim=True).clamp(min=SMALLEST)
         logs = torch.cat([texture.clamp(min=SMALLEST), contrast], dim=1).log()
         colour = self._colour(quarter[:, 7:]) if self.colour else _tint(mean, image)
-        rough = (roughest / self.grey).clamp(min=FINEST).log()
-        return torch.cat([logs, mean, brighter, colour, layout / spread, rough], dim=1), grain
+        roughest = (torch.cat(rough, dim=1) / self.grey).clamp(min=FINEST).log()
+        return torch.cat([logs, mean, brighter, colour, layout / spread, roughest], dim=1), grain
 
     def _measured(self, bands: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of squares of all bands, ``float32[N, B]``, and their mean amplitudes below each
@@ -179,6 +183,14 @@ class Picture(nn.Module):
         flat = bands.flatten(2)
         below = torch.minimum(flat[:, None].abs(), self.heights).mean(dim=3)
         return (flat * flat).sum(dim=2), below
+
+    def _roughest(self, bands: Tensor, area: int) -> Tensor:
+        """From the bands of L levels of every area, ``float32[N, 3 L, h / area, w / area]``: the
+        largest mean amplitude of a place, ``float32[N, L]``. By two products, because ONNX Runtime
+        takes ten times as long to pool."""
+        levels = bands.abs().reshape(-1, bands.shape[1] // 3, 3, *bands.shape[2:]).mean(dim=2)
+        rows, columns = self.get_buffer(f"rows{area}"), self.get_buffer(f"columns{area}")
+        return torch.matmul(torch.matmul(rows, levels), columns).amax(dim=(2, 3))
 
     def _colour(self, quarter: Tensor) -> Tensor:
         """From three channels of a quarter of the side, ``float32[N, 5]``: mean and spread of two
@@ -190,14 +202,6 @@ class Picture(nn.Module):
         spread = (differences - mean[:, :, None]).square().mean(dim=2)
         grayness = (shares - shares.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))[:, None]
         return torch.cat([mean, torch.cat([spread, grayness], 1).clamp(min=FAINTEST).log()], dim=1)
-
-
-def _roughest(bands: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """From the first level's bands of every area, ``float32[N, 3, h / 4, w / 4]``: the largest
-    mean amplitude of a place, ``float32[N, 1]``. By two products, because ONNX Runtime takes ten
-    times as long to pool one channel."""
-    places = rows @ bands.abs().mean(dim=1) @ columns
-    return places.amax(dim=(1, 2))[:, None]
 
 
 def _tint(like: Tensor, image: Tensor | None) -> Tensor:
@@ -219,9 +223,9 @@ def _areas(size: int) -> Tensor:
     return (upper - lower).clamp(min=0) * LAYOUT / size
 
 
-def _places(areas: int) -> Tensor:
-    """``float32[P, areas]``: means over ``ROUGH`` neighbours on an axis, or over all of fewer."""
-    size = min(ROUGH, areas)
+def _places(areas: int, size: int) -> Tensor:
+    """``float32[P, areas]``: means over ``size`` neighbours on an axis, or over all of fewer."""
+    size = min(size, areas)
     starts = torch.arange(areas - size + 1)[:, None]
     at = torch.arange(areas)
     return ((at >= starts) & (at < starts + size)).float() / size

@@ -26,8 +26,8 @@ class Quality(Detector):
 
     Learnt from benign images alone: another modality, a photograph or heavy degradation is far at
     some depth or in some aspect, and where the image looks typical must not excuse it. The roughest
-    place is an aspect of its own, since one column among a hundred moves their distance little, and
-    no smoothness is far.
+    place, at any of three scales, is an aspect of its own, since a column among a hundred moves
+    their distance little, and no smoothness is far.
 
     ``t_l`` is 0 at the median of benign images and 1 at the mean of the farthest 1 % of them, each
     measured without itself. In units of a deviation, which says nothing of tails, the aspect with
@@ -40,7 +40,7 @@ class Quality(Detector):
 
     name = "quality"
     roughness: Tensor
-    """``float32[2, 1]``: zero, and one over the unit; ``[2, 0]`` where there is no picture."""
+    """``float32[2, 3]``: zeros, and one over the units; ``[2, 0]`` where there is no picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,13 +75,13 @@ class Quality(Detector):
 def aspects(features: Features) -> tuple[Tensor, ...]:
     """What an image's distances are measured in: every tap, ``float32[N, d_l]``, and the picture's
     own statistics."""
-    seen = (features.picture[:, :ROUGHEST],) if features.picture.shape[1] else ()
+    seen = (features.picture[:, :-ROUGHEST],) if features.picture.shape[1] else ()
     return *features.taps, *seen
 
 
 def _roughest(features: Features) -> Tensor:
-    """``float32[N, 1]``."""
-    return features.picture[:, ROUGHEST:]
+    """``float32[N, 3]``."""
+    return features.picture[:, -ROUGHEST:]
 
 
 def _units(z: Tensor) -> tuple[Tensor, Tensor]:
