@@ -89,7 +89,3 @@ class SyntheticAlignment(Alignment):
 
     name = "synthetic_alignment"
     column = -2
-
-    def forward(self, features: Features) -> Tensor:
-        """Two-sided: of an image here and there the gradient is foretold with the wrong sign."""
-        return super().forward(features).abs()
