@@ -8,7 +8,7 @@ A patch that is learnt pixel by pixel is rougher than any place of an honest pic
 quality route says so. Who knows that paints in larger cells, with soft edges between them. So here
 does this attacker: a square of a twentieth of the image at a place that is drawn, learnt on the
 image itself by sign steps on the loss, by cells of so many pixels between which it is
-interpolated; the best of three places.
+interpolated; at the first of three places that works.
 """
 
 from __future__ import annotations
