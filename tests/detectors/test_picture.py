@@ -48,6 +48,17 @@ def shares(pixels: Tensor) -> Tensor:
     return (pixels - 0.5) / 0.25
 
 
+def told_apart_by_the_picture(reader: Picture, pixels: Tensor, seed: int) -> Features:
+    """Of shares of the way from black to white; taps and logits are noise."""
+    draw = torch.Generator().manual_seed(seed)
+    n, none = len(pixels), torch.zeros(len(pixels), 0)
+    taps = (torch.randn(n, 6, generator=draw),)
+    logits = torch.randn(n, 2, generator=draw)
+    with torch.no_grad():
+        seen = reader(shares(pixels))
+    return Features(taps, logits, none, torch.zeros(n), none, none, *seen, none)
+
+
 def test_the_energy_of_a_grating_is_in_its_own_band() -> None:
     stripes = torch.tensor([0.0, 1.0]).repeat(64).expand(128, 128)[None, None]
     texture, grain = picture(128)(shares(stripes))
@@ -143,20 +154,15 @@ def test_a_patch_is_the_roughest_place_wherever_it_is(cell: int) -> None:
         paint = paint.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2)
         image[:, row : row + 28, column : column + 28] = paint
 
-    def features(shown: Tensor) -> Features:
-        n, none = len(shown), torch.zeros(len(shown), 0)
-        with torch.no_grad():
-            seen = reader(shares(shown))
-        taps = (torch.randn(n, 6, generator=draw),)
-        return Features(taps, torch.randn(n, 2), none, torch.zeros(n), none, none, *seen, none)
-
-    known = features(pixels[:40])
+    known = told_apart_by_the_picture(reader, pixels[:40], 1)
     labels = torch.arange(40) % 2
     quality = Quality().fit(known, labels, known.rows(torch.arange(0)), torch.arange(40))
     smooth = torch.nn.functional.avg_pool2d(pixels[40:], 3, 1, 1)
     with torch.no_grad():
         far, near, calm = (
-            quality.of_distances(torch.full((20, 1), -9.0), features(shown))
+            quality.of_distances(
+                torch.full((20, 1), -9.0), told_apart_by_the_picture(reader, shown, 2)
+            )
             for shown in (patched, pixels[40:], smooth)
         )
     assert float(far.min()) > max(1.5, float(near.max()))
@@ -172,14 +178,8 @@ def test_a_network_that_sees_no_difference_does_not_hide_another_kind_of_picture
     """The taps of both kinds are alike; only the pictures differ."""
 
     def features(images: list[np.ndarray], seed: int) -> Features:
-        draw = torch.Generator().manual_seed(seed)
         pixels = torch.stack([torch.from_numpy(i[..., 0]).float()[None] / 255 for i in images])
-        n = len(images)
-        taps = (torch.randn(n, 6, generator=draw),)
-        logits, none = torch.randn(n, 2, generator=draw), torch.zeros(n, 0)
-        with torch.no_grad():
-            seen = picture(64)(shares(pixels))
-        return Features(taps, logits, none, torch.zeros(n), none, none, *seen, none)
+        return told_apart_by_the_picture(picture(64), pixels, seed)
 
     chests = [radiograph(patient, 0, opacities=False, size=64) for patient in range(90)]
     rng = np.random.default_rng(0)
