@@ -194,7 +194,7 @@ def open_history(settings: Settings, metrics: Metrics) -> QueryHistory | None:
         size,
         metrics,
         settings.query_known_senders,
-        RedisStore(settings.redis.get_secret_value(), size),
+        RedisStore(settings.redis.get_secret_value(), size, settings.redis_seconds),
     )
 
 

@@ -27,8 +27,6 @@ from service.settings import SettingsProblem
 
 SCRIPT = Path(__file__).with_name("query_store.lua")
 PREFIX = "{lazaret:queries}"
-TIMEOUT_SECONDS = 0.25
-"""A store that takes longer counts as lost: it must not be what an answer waits for."""
 
 
 class RedisStore:
@@ -37,12 +35,13 @@ class RedisStore:
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py has it.
+        timeout: seconds after which the store counts as lost, to connect and to answer.
 
     Raises:
         SettingsProblem: no such URL.
     """
 
-    def __init__(self, url: str, size: Size, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, size: Size, timeout: float) -> None:
         try:
             self._redis = Redis.from_url(
                 url,

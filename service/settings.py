@@ -290,6 +290,13 @@ class Settings(BaseSettings):
         description="URL of the Redis through which replicas share the query history: "
         "`redis://:PASSWORD@HOST:6379/0`, `rediss://` with TLS. Default: each process has its own.",
     )
+    redis_seconds: float = Field(
+        0.25,
+        gt=0,
+        le=30,
+        description="How long an answer waits for Redis. A Redis that takes longer counts as lost: "
+        "the process goes on with a history of its own, and tries again five seconds later.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )

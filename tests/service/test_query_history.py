@@ -34,6 +34,9 @@ PNG = {"Content-Type": "image/png"}
 TOLERATED = ALARM // POINT
 """Distinct near-duplicates before the alarm: the next one is held."""
 
+PATIENT = 10.0
+"""Seconds that these tests wait for Redis, so that a machine that stalls loses none."""
+
 
 def question(i: int, label: int = 0, patient: int = 1) -> np.ndarray:
     """The i-th of many noisy copies of a chest, which the tiny model accepts."""
@@ -217,7 +220,7 @@ def test_a_lost_redis_degrades_and_comes_back(tmp_path: Path) -> None:
         (tmp_path / "one").mkdir()
         (tmp_path / "two").mkdir()
         with redis_server(tmp_path / "one") as server:
-            store = RedisStore(server.url, size)
+            store = RedisStore(server.url, size, PATIENT)
             history = QueryHistory(b"k" * 32, size, metrics, (), store, clock=lambda: now[0])
 
             async def link(i: int) -> int:
@@ -252,7 +255,8 @@ def test_replicas_know_the_disguises_of_a_shared_incident(tmp_path: Path) -> Non
 
     async def run(url: str) -> list[bool]:
         replicas = [
-            QueryHistory(b"k" * 32, size, Metrics(), (), RedisStore(url, size)) for _ in range(2)
+            QueryHistory(b"k" * 32, size, Metrics(), (), RedisStore(url, size, PATIENT))
+            for _ in range(2)
         ]
 
         async def held(i: int, pixels: np.ndarray) -> bool:
@@ -282,6 +286,7 @@ def test_an_attack_split_over_two_gateways_is_caught_as_one(bundle: Path, tmp_pa
             "LAZARET_BUNDLES": str(bundle),
             "LAZARET_REDIS": redis.url,
             "LAZARET_QUERY_SECRET_FILE": str(tmp_path / "history.key"),
+            "LAZARET_REDIS_SECONDS": str(PATIENT),
             "LAZARET_QUERY_RESPONSE": "reject",
         }
         clients = []
