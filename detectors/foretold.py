@@ -20,8 +20,8 @@ class Foretold(nn.Module):
 
     With ``s_p`` what a patch ``p`` is painted with, ``W`` the brushes and ``d_p`` the image's
     second differences there, the product of the picture ``W s_p`` with these is ``s_p . W^T d_p``,
-    and the picture's length ``|R s_p|`` with ``W = Q R``: thirty-two numbers a patch in place of 64
-    pixels.
+    and the picture's length ``|R s_p|`` with ``W = Q R``: as many numbers a patch as there are
+    brushes, and no picture.
 
     Second differences are taken in whole parts of 4 x 4 pixels, so up to three rows and columns at
     the lower right border are left out; the length is of the patches as they are painted, beyond
@@ -40,7 +40,7 @@ class Foretold(nn.Module):
         """
         super().__init__()
         self.network = network
-        painted = network.paint.weight.detach()  # [32, C, 8, 8]
+        painted = network.paint.weight.detach()  # [48, C, 8, 8]
         width, self.channels = painted.shape[:2]
         first = network.first.weight.detach()
         areas = first.repeat_interleave(POOLED, dim=2).repeat_interleave(POOLED, dim=3)

@@ -14,9 +14,9 @@ POOLED = 2
 """Rows and columns of the areas whose means it sees."""
 PATCH = 8
 """Pixels along the side of a square that it takes in, and paints, as one."""
-WIDTH = 32
+WIDTH = 48
 BLOCKS = 2
-STEPS, EPOCHS = 600, 16
+STEPS, EPOCHS = 2400, 7
 """At most, each: of training."""
 BATCH = 16
 LEARNING_RATE = 3e-3
@@ -69,7 +69,7 @@ class SyntheticGradient(nn.Module):
         return functional.pad(x, (0, right, 0, below), mode="replicate")
 
     def strokes(self, seen: Tensor, seed: Tensor) -> Tensor:
-        """From what the first layer sees, ``float32[N, 32, h / 8, w / 8]``: how much of each brush
+        """From what the first layer sees, ``float32[N, 48, h / 8, w / 8]``: how much of each brush
         a patch is painted with, as large."""
         strokes: Tensor = self.layers(seen) * self.towards(seed)[:, :, None, None]
         return strokes
