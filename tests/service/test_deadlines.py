@@ -46,6 +46,15 @@ def test_a_passed_deadline_names_the_stage(settings: Settings) -> None:
         assert client.post("/diagnose", headers={"X-Request-Timeout": "5"}, **IMAGE).is_success
 
 
+def test_an_image_that_comes_while_the_service_closes_is_to_ask_again(settings: Settings) -> None:
+    with serving(settings) as client:
+        assert client.post("/diagnose", **IMAGE).is_success
+    late = client.post("/diagnose", **IMAGE)  # its threads and engine have gone
+    assert_problem(late, 503)
+    assert "closing" in late.json()["detail"]
+    assert int(late.headers["Retry-After"]) > 0
+
+
 @pytest.mark.parametrize("header", ["", "soon", "0", "-1", "nan", "inf", "1e9", "1" * 99])
 def test_a_timeout_that_is_no_time_is_refused(client: TestClient, header: str) -> None:
     assert_problem(client.post("/diagnose", headers={"X-Request-Timeout": header}, **IMAGE), 400)
