@@ -36,13 +36,12 @@ Taught = Callable[[str, int, int], None]
 QUALITIES = (95, 90, 75)
 CHUNK = 32
 NOISE = 3.0
-"""Grey levels, of which an image of which the gradient is learnt gets at most so much."""
+"""Grey levels: most deviation of the noise on a view."""
 VIEWS, EACH = 6000, 24
 """Views that the gradient is learnt from: at most so many, and so many of an image."""
 SEEN_ANEW = Recipe(rotation=15.0, scale=0.15, shift=0.05, contrast=0.0, orientation="mirrored")
 """How they are turned, zoomed, moved and mirrored: a gradient can be had of any picture, and a few
-hundred patients as they lie teach a network their own gradients alone. On images that it had not
-seen this doubled what it foretold for 281 ultrasound images (docs/evidence.md)."""
+hundred patients as they lie teach a network their own gradients alone (docs/evidence.md)."""
 MOST_NUMBERS = 300_000_000
 """Of the images that the gradient is foretold from, at once in memory, and as many of gradients;
 two bytes each."""
