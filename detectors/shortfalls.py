@@ -62,9 +62,9 @@ def shortfalls(manifest: Manifest) -> list[str]:
     if foretold is not None and foretold < FORETOLD_ENOUGH:
         sentences.append(
             f"the synthetic gradient correlates with the model's own by {foretold:.2f} on images "
-            f"that it has not seen, and below {FORETOLD_ENOUGH} too few attacks; let it learn "
-            "from more images (the model's own training images in the data, --fit-images), or "
-            "choose alignment"
+            f"that it has not seen, and below {FORETOLD_ENOUGH} it finds too few attacks; let it "
+            "learn from more images (the model's own training images in the data, --fit-images), "
+            "or choose alignment"
         )
     follows = manifest.provenance.get(WITNESS)
     if follows is not None and follows < FOLLOWS:
