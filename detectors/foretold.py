@@ -40,7 +40,7 @@ class Foretold(nn.Module):
         """
         super().__init__()
         self.network = network
-        painted = network.paint.weight.detach()  # [48, C, 8, 8]
+        painted = network.paint.weight.detach()  # [WIDTH, C, 8, 8]
         width, self.channels = painted.shape[:2]
         first = network.first.weight.detach()
         areas = first.repeat_interleave(POOLED, dim=2).repeat_interleave(POOLED, dim=3)

@@ -15,8 +15,8 @@ HELD_ENOUGH = 0.8
 SYNTHETIC = "gradient foretold"
 """In a manifest's provenance: ``detectors.side_networks.foresight``."""
 FORETOLD_ENOUGH = 0.1
-"""At 0.11 it finds every attack of the fit on the hardened chest network; at 0.09 a third of those
-on the ultrasound network get by two stages at 8 grey levels (docs/evidence.md)."""
+"""At 0.11 it finds every attack of the fit on the hardened chest network; at 0.09 two
+stages let attacks of 8 grey levels by on 31 % of the ultrasound network's (docs/evidence.md)."""
 FOLLOWS = 0.95
 """Below it a witness's disagreement says more of the witness than of the image."""
 

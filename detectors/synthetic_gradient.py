@@ -69,8 +69,8 @@ class SyntheticGradient(nn.Module):
         return functional.pad(x, (0, right, 0, below), mode="replicate")
 
     def strokes(self, seen: Tensor, seed: Tensor) -> Tensor:
-        """From what the first layer sees, ``float32[N, 48, h / 8, w / 8]``: how much of each brush
-        a patch is painted with, as large."""
+        """From what the first layer sees, ``float32[N, WIDTH, h / 8, w / 8]``: how much of each
+        brush a patch is painted with, as large."""
         strokes: Tensor = self.layers(seen) * self.towards(seed)[:, :, None, None]
         return strokes
 

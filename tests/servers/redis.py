@@ -10,6 +10,9 @@ from pathlib import Path
 
 from servers.process import accepts, free_port, program, running
 
+PATIENT = 10.0
+"""Seconds to wait for it where no test asks for less, so that a machine that stalls loses none."""
+
 
 @dataclass
 class RedisServer:

@@ -14,7 +14,7 @@ import pytest
 from conftest import server_process, serving
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from servers.redis import redis_server
+from servers.redis import PATIENT, redis_server
 from tiny_bundle import encode
 
 from detectors.query_sequence import ALARM, POINT
@@ -33,9 +33,6 @@ from service.settings import Settings, SettingsProblem
 PNG = {"Content-Type": "image/png"}
 TOLERATED = ALARM // POINT
 """Distinct near-duplicates before the alarm: the next one is held."""
-
-PATIENT = 10.0
-"""Seconds that these tests wait for Redis, so that a machine that stalls loses none."""
 
 
 def question(i: int, label: int = 0, patient: int = 1) -> np.ndarray:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import redis as redis_client
-from servers.redis import RedisServer, redis_server
+from servers.redis import PATIENT, RedisServer, redis_server
 
 from detectors.query_fingerprint import BANDS, SKETCH, Fingerprint, Fingerprinter
 from detectors.query_sequence import ALARM, POINT, RELIEF, Kind, Sight
@@ -42,7 +42,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     server: RedisServer = request.getfixturevalue("redis")
 
     def connect(size: Size) -> RedisStore:
-        store = RedisStore(server.url, size, timeout=10)
+        store = RedisStore(server.url, size, PATIENT)
         store._prefix += uuid4().hex  # an empty part of the shared server
         return store
 
@@ -251,7 +251,7 @@ def test_both_stores_say_the_same(redis: RedisServer) -> None:
             )
         )
     size = Size(queries=300, seconds=3600)
-    shared = RedisStore(redis.url, size, timeout=10)
+    shared = RedisStore(redis.url, size, PATIENT)
     shared._prefix += uuid4().hex
     local = ask(LocalStore(size), stream)
     assert ask(shared, stream) == local
@@ -272,7 +272,7 @@ def test_a_query_takes_at_most_512_bytes(redis: RedisServer) -> None:
         fingerprint = Fingerprint(rng.bytes(SKETCH), bands, 50.0, 100.0, rng.bytes(8))
         return Query(fingerprint, 0, 1, 0, False, uuid4().hex)
 
-    ask(RedisStore(redis.url, size, timeout=10), [stranger() for _ in range(size.queries)])
+    ask(RedisStore(redis.url, size, PATIENT), [stranger() for _ in range(size.queries)])
     used = connection.info("memory")["used_memory"] - before
     assert used / size.queries <= 512
 
