@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from detectors.query_disguise import POSITIONS, Likeness, likeness_of
+from detectors.query_disguise import Likeness, likeness_of
 from detectors.query_fingerprint import BANDS, SKETCH, Fingerprint, Fingerprinter, cells_of
 from detectors.query_sequence import UNSEEN, Sight
 from models.spec import Preprocessing
@@ -63,5 +63,4 @@ def strangers(rng: np.random.Generator, count: int) -> Iterator[Query]:
         yield Query(mark, 0, 999, 0, False, "incident")
 
 
-_WIDTH = likeness_of(np.zeros((28, 28), np.float32)).moved.shape[1]
-_NOTHING = Likeness(np.zeros((POSITIONS, _WIDTH), np.float32))
+_NOTHING = Likeness(np.zeros_like(likeness_of(np.zeros((28, 28), np.float32)).whole))

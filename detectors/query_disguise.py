@@ -43,16 +43,32 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """An image as it is compared; frequencies of unit length, no pixels."""
+    """An image as it is compared; frequencies, no pixels."""
 
-    moved: Float
-    """``float32[81, F]``: at each position."""
+    whole: Float
+    """``float32[5, 5, F]``: moved by whole cells, of any length."""
+
+    @property
+    def coarse(self) -> Float:
+        """``float32[25, F]``, of unit length: at each whole cell."""
+        return _unit(self.whole).reshape(-1, self.whole.shape[-1])
+
+    @property
+    def moved(self) -> Float:
+        """``float32[81, F]``, of unit length: at each position."""
+        # Between two whole cells lies the mean of both: the transform is linear.
+        whole = self.whole
+        steps = 2 * len(whole) - 1
+        moved = np.empty((steps, steps, whole.shape[-1]), np.float32)
+        moved[::2, ::2] = whole
+        moved[1::2, ::2] = (whole[1:] + whole[:-1]) / 2
+        moved[:, 1::2] = (moved[:, :-2:2] + moved[:, 2::2]) / 2
+        return _unit(moved).reshape(POSITIONS, -1)
 
     @property
     def centre(self) -> Float:
-        """``float32[F]``: where it is."""
-        position: Float = self.moved[POSITIONS // 2]
-        return position
+        """``float32[F]``, of unit length: where it is."""
+        return _unit(self.whole[MARGIN, MARGIN])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +91,13 @@ def likeness_of(cells: Float) -> Likeness:
     """How an image of these cells (``float32[28, 28]``, grey levels) looks at every position."""
     ranks = _ranks(cells)
     relief = ranks - surroundings(ranks, np.ones_like(ranks))
-    whole = (_WAVES_MOVED @ relief @ _WAVES_MOVED.T).ravel()[_KEPT_MOVED] * _GAINS
-    # Between two whole cells lies the mean of both: the transform is linear.
-    steps = 2 * len(whole) - 1
-    moved = np.empty((steps, steps, whole.shape[-1]), np.float32)
-    moved[::2, ::2] = whole
-    moved[1::2, ::2] = (whole[1:] + whole[:-1]) / 2
-    moved[:, 1::2] = (moved[:, :-2:2] + moved[:, 2::2]) / 2
-    moved /= np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-6)
-    return Likeness(moved.reshape(POSITIONS, -1))
+    return Likeness((_WAVES_MOVED @ relief @ _WAVES_MOVED.T).ravel()[_KEPT_MOVED] * _GAINS)
+
+
+def _unit(vectors: Float) -> Float:
+    length = np.sqrt(np.vecdot(vectors, vectors))[..., np.newaxis]
+    unit: Float = vectors / np.maximum(length, 1e-6)
+    return unit
 
 
 class Gallery:
@@ -92,23 +106,20 @@ class Gallery:
 
     def __init__(self, recent: int = RECENT, incidents: int = INCIDENTS) -> None:
         self._recent, self._incidents = recent, incidents
-        self._centres = np.zeros((recent + incidents, int(_KEPT.sum())), np.float32)
+        # one a column: so the product with all of them takes two thirds of the time
+        self._centres = np.zeros((int(_KEPT.sum()), recent + incidents), np.float32)
         self._known: list[Known | None] = [None] * (recent + incidents)
         self._next = self._next_wanted = 0
 
     def find(self, likeness: Likeness, now: float) -> Known | None:
         """The most alike of an incident within ``WANTED``, else the most alike within ``ALIKE``."""
-        apart: Float = 1 - (likeness.moved[_WHOLE] @ self._centres.T).max(axis=0)
+        apart: Float = 1 - (likeness.coarse @ self._centres).max(axis=0)
         near = np.concatenate(
-            [
-                group[apart[group] <= COARSE]
-                for group in (
-                    _nearest(apart[: self._recent]),
-                    self._recent + _nearest(apart[self._recent :]),
-                )
-            ]
+            [_nearest(apart[: self._recent]), self._recent + _nearest(apart[self._recent :])]
         )
-        apart[near] = 1 - (likeness.moved @ self._centres[near].T).max(axis=0)
+        if len(near) == 0:
+            return None
+        apart[near] = 1 - (likeness.moved @ self._centres[:, near]).max(axis=0)
         places = near[np.argsort(apart[near])]
         of_incidents = places >= self._recent
         for group, radius in ((places[of_incidents], WANTED), (places[~of_incidents], ALIKE)):
@@ -122,31 +133,31 @@ class Gallery:
         """Remember an image; with the first of an incident, what is recent of its cluster."""
         centre = likeness.centre
         if not known.wanted:
-            self._centres[self._next] = centre
+            self._centres[:, self._next] = centre
             self._known[self._next] = known
             self._next = (self._next + 1) % self._recent
             return
         same = self._exemplars(known.cluster)
         if same:
             # What is only somewhat alike may be a bystander: it must not draw in its own likes.
-            apart = 1 - (likeness.moved @ self._centres[same].T).max(axis=0)
+            apart = 1 - (likeness.moved @ self._centres[:, same]).max(axis=0)
             if apart.min() > ALIKE:
                 return
         else:
             for i, other in enumerate(self._known[: self._recent]):
                 if other is not None and other.cluster == known.cluster:
-                    self._want(self._centres[i].copy(), replace(other, wanted=True))
+                    self._want(self._centres[:, i].copy(), replace(other, wanted=True))
         self._want(centre, known)
 
     def _want(self, centre: Float, known: Known) -> None:
         """Unless another of its cluster looks just so, or enough of it are known: one flood must
         not wash other incidents out."""
         same = self._exemplars(known.cluster)
-        apart = 1 - self._centres[same] @ centre
+        apart = 1 - centre @ self._centres[:, same]
         if len(same) >= EACH or (apart < ALIKE / 2).any():
             return
         place = self._recent + self._next_wanted
-        self._centres[place], self._known[place] = centre, known
+        self._centres[:, place], self._known[place] = centre, known
         self._next_wanted = (self._next_wanted + 1) % self._incidents
 
     def _exemplars(self, cluster: int) -> list[int]:
@@ -155,12 +166,8 @@ class Gallery:
 
 
 def _nearest(apart: Float) -> npt.NDArray[np.intp]:
-    if len(apart) <= TRIED:
-        return np.arange(len(apart))
-    return np.argpartition(apart, TRIED)[:TRIED]
-
-
-_WHOLE = np.arange(POSITIONS).reshape(4 * MARGIN + 1, -1)[::2, ::2].ravel()
+    near = np.flatnonzero(apart <= COARSE)
+    return near if len(near) <= TRIED else near[np.argpartition(apart[near], TRIED)[:TRIED]]
 
 
 def _ranks(cells: Float) -> Float:

@@ -76,9 +76,10 @@ class Fingerprinter:
     def __init__(self, secret: bytes) -> None:
         self._key = hashlib.sha256(secret).digest()
         frequencies = np.hypot(*np.indices((GRID, GRID)))
-        self._kept = (frequencies >= LOWEST) & (frequencies < HIGHEST)
-        self._gains = (frequencies[self._kept] ** WHITENING).astype(np.float32)
-        kept = int(self._kept.sum())
+        kept_ones = (frequencies >= LOWEST) & (frequencies < HIGHEST)
+        self._kept = np.flatnonzero(kept_ones)
+        self._gains = (frequencies[kept_ones] ** WHITENING).astype(np.float32)
+        kept = len(self._kept)
         count = SKETCH + TABLES * PROJECTIONS
         # Signs from a hash and not from a generator of random numbers, whose streams differ
         # between versions: replicas must agree.
@@ -113,7 +114,7 @@ class Fingerprinter:
 
     def of_cells(self, cells: Float, digest: str, namespace: str) -> Fingerprint | None:
         """As ``of``, given what ``cells_of`` made of the image."""
-        vector = (_WAVES @ without_background(cells) @ _WAVES.T)[self._kept]
+        vector = (_WAVES @ without_background(cells) @ _WAVES.T).ravel()[self._kept]
         contrast = float(np.linalg.norm(vector)) / GRID
         if contrast < FEATURELESS:
             return None
@@ -153,7 +154,7 @@ def cells_of(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> Flo
     height, width, channels = pixels.shape
     top, bottom, left, right = seen(preprocessing, height, width)
     down = _cells(top, bottom, height)
-    across = np.repeat(_cells(left, right, width), channels, axis=1) / channels
+    across = _cells(left, right, width, channels)
     flat = pixels.reshape(height, width * channels)
     step = max(1, ROWS // flat.shape[1])
     strips = np.zeros((GRID, flat.shape[1]), np.float32)
@@ -213,14 +214,14 @@ def surroundings(cells: Float, weights: Float) -> Float:
 
 
 @lru_cache(maxsize=64)
-def _cells(start: float, end: float, size: int) -> Float:
-    """``float32[28, size]``: the weights of an axis' pixels in the means over 28 equal cells
-    between two positions on it."""
+def _cells(start: float, end: float, size: int, channels: int = 1) -> Float:
+    """``float32[28, size * channels]``: the weights of an axis' pixels in the means over 28 equal
+    cells between two positions on it, and over channels that lie side by side."""
     edges = np.linspace(start, end, GRID + 1)
     pixel = np.arange(size)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    weights: Float = (overlap.clip(0) / (edges[1] - edges[0])).astype(np.float32)
-    return weights
+    weights: Float = (overlap.clip(0) / (edges[1] - edges[0]) / channels).astype(np.float32)
+    return np.repeat(weights, channels, axis=1)
 
 
 def cosines(side: int) -> Float:
