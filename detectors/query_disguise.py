@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from detectors.query_fingerprint import GRID, HIGHEST, LOWEST, WHITENING, cosines, surroundings
+from detectors.query_fingerprint import GRID, HIGHEST, LOWEST, NEIGHBOURS, WHITENING, cosines
 
 MARGIN = 2
 """Cells by which an image may be moved each way, in steps of half a cell."""
@@ -90,7 +90,7 @@ class Known:
 def likeness_of(cells: Float) -> Likeness:
     """How an image of these cells (``float32[28, 28]``, grey levels) looks at every position."""
     ranks = _ranks(cells)
-    relief = ranks - surroundings(ranks, np.ones_like(ranks))
+    relief = ranks - _AROUND @ ranks @ _AROUND.T
     return Likeness((_WAVES_MOVED @ relief @ _WAVES_MOVED.T).ravel()[_KEPT_MOVED] * _GAINS)
 
 
@@ -179,6 +179,8 @@ def _ranks(cells: Float) -> Float:
     return ranks
 
 
+_AROUND = NEIGHBOURS / NEIGHBOURS.sum(axis=1, keepdims=True)
+"""Of both sides in turn: the mean of the cells around each."""
 _SPAN = 2 * MARGIN + 1
 _WAVES_MOVED = np.concatenate(
     [np.pad(cosines(SIDE), ((0, 0), (step, _SPAN - 1 - step))) for step in range(_SPAN)]

@@ -201,16 +201,9 @@ def without_background(cells: Float) -> Float:
     the black background. The edge of a field of view is the same in every image of a device and
     would outweigh what it shows."""
     tissue: Float = ((cells - BLACK[0]) / (BLACK[1] - BLACK[0])).clip(0, 1)
-    relief: Float = tissue * (cells - surroundings(cells, tissue))
+    around, weight = NEIGHBOURS @ np.stack([tissue * cells, tissue]) @ NEIGHBOURS.T
+    relief: Float = tissue * (cells - around / np.maximum(weight, 1e-6))
     return relief
-
-
-def surroundings(cells: Float, weights: Float) -> Float:
-    """``float32[28, 28]``: the weighted mean of the cells around each."""
-    around = _NEAR @ (weights * cells) @ _NEAR.T
-    weight = _NEAR @ weights @ _NEAR.T
-    mean: Float = (around / np.maximum(weight, 1e-6)).astype(np.float32)
-    return mean
 
 
 @lru_cache(maxsize=64)
@@ -234,4 +227,7 @@ def cosines(side: int) -> Float:
 
 
 _WAVES = cosines(GRID)
-_NEAR = (np.abs(np.subtract.outer(np.arange(GRID), np.arange(GRID))) <= NEAR).astype(np.float32)
+NEIGHBOURS: Float = (
+    np.abs(np.subtract.outer(np.arange(GRID), np.arange(GRID))) <= NEAR
+).astype(np.float32)
+"""Of both sides in turn: which cells are around one."""

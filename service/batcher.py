@@ -1,9 +1,9 @@
 """Dynamic batching: requests from the event loop, runs of the engine in threads of its own.
 
 An idle engine takes what is there at once, unless more than that is just being decoded, which a
-fast one then lets catch up for a moment; while it runs, the next batch gathers. Images of one shape run
-together. A batch that fails is run again image by image, so that an image which breaks
-the engine fails alone.
+fast one then lets catch up for a moment; while it runs, the next batch gathers. Images of one shape
+run together. A batch that fails is run again image by image, so that an image which breaks the
+engine fails alone.
 """
 
 from __future__ import annotations
