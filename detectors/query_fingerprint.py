@@ -227,7 +227,7 @@ def cosines(side: int) -> Float:
 
 
 _WAVES = cosines(GRID)
-NEIGHBOURS: Float = (
-    np.abs(np.subtract.outer(np.arange(GRID), np.arange(GRID))) <= NEAR
-).astype(np.float32)
+NEIGHBOURS: Float = (np.abs(np.subtract.outer(np.arange(GRID), np.arange(GRID))) <= NEAR).astype(
+    np.float32
+)
 """Of both sides in turn: which cells are around one."""

@@ -30,12 +30,13 @@ from benchmarks.serving.measure import (
     check_accepted,
     cpu_seconds,
     load,
+    looped,
     memory_mb,
     started,
     write_script,
 )
 from benchmarks.stand_in import write_stand_in
-from detectors.bundle import Bundle, write_manifest
+from detectors.bundle import GRAPH, Bundle, write_manifest
 from models import zoo
 from models.diagnostic import DiagnosticModel
 from models.imaging.rendering import RenderingPolicy
@@ -111,8 +112,17 @@ def main() -> None:
     image, cores = picture(), os.cpu_count() or 1
     guards = {"in full": reduced(work / "full"), "first stage": first_stage(work / "first")}
     model = Bundle.open(guards["in full"]).manifest.model
+    bare, scan = zoo.ZOO / "phantom" / "model.onnx", work / "scan.jpg"
+    scan.write_bytes(image)
+    floors = {
+        "decoding and the bare model": (bare, "decode"),
+        "decoding, the query history's mark and the first stage": (
+            guards["first stage"] / GRAPH, "decode", "mark"
+        ),
+    }  # fmt: skip
+    looping: dict[str, list[tuple[float, float]]] = defaultdict(list)
     environment = {
-        "BENCH_MODEL": str(zoo.ZOO / "phantom" / "model.onnx"),
+        "BENCH_MODEL": str(bare),
         "BENCH_SIDE": str(model.preprocessing.size[0]),
         "BENCH_PORT": str(PORT),
         "BENCH_WORKERS": str(cores),
@@ -133,6 +143,9 @@ def main() -> None:
     failed: dict[str, str] = {}
     busy = [os.getloadavg()[0]]
     for number in range(arguments.rounds):
+        for what, (graph, *also) in floors.items():
+            side = model.preprocessing.size[0]
+            looping[what].append(looped(graph, scan, side, arguments.seconds, *also))
         for one in everyone[number % len(everyone) :] + everyone[: number % len(everyone)]:
             if one.name in failed:
                 continue
@@ -156,7 +169,7 @@ def main() -> None:
                 print(one.name, error, flush=True)
             busy.append(os.getloadavg()[0])
             time.sleep(0.5)
-    page = write(arguments, everyone, loads, starts, memory, failed, busy, len(image))
+    page = write(arguments, everyone, loads, starts, memory, failed, busy, len(image), looping)
     print(page)
     stored = {f"{name} c={c}": [vars(one) for one in found] for (name, c), found in loads.items()}
     (work / "loads.json").write_text(json.dumps(stored))
@@ -173,6 +186,7 @@ def write(
     failed: dict[str, str],
     busy: list[float],
     size: int,
+    looping: dict[str, list[tuple[float, float]]],
 ) -> str:
     """The page."""
 
@@ -216,6 +230,16 @@ def write(
             f"{statistics.median(cpu for _, cpu in starts[one.name]):.1f} "
             f"| {statistics.median(memory[one.name]):.0f} |"
         )
+    lines += [
+        "",
+        "In a loop on every core, with nothing served, what no server is below: "
+        + "; ".join(
+            f"{what} {statistics.median(cpu for _, cpu in found):.1f} ms of CPU an image, "
+            f"{statistics.median(rate for rate, _ in found):.0f} images/s"
+            for what, found in looping.items()
+        )
+        + ".",
+    ]
     wrong = sum(found.failures for all_ in loads.values() for found in all_)
     lines += [
         "",

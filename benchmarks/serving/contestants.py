@@ -7,10 +7,13 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isqrt
 from pathlib import Path
 
 PEERS = Path(__file__).parent / "peers"
 BOUNDARY = "benchmarkbenchmark"
+Body = tuple[bytes, Mapping[str, str]]
+"""A request's, with its headers."""
 
 
 @dataclass(frozen=True)
@@ -21,24 +24,35 @@ class Contestant:
     command: tuple[str, ...]
     path: str = "/predict"
     form: str = "raw"
-    """``raw``, the name of a form's part, or ``kserve``."""
+    """``raw``, the name of a form's part, ``kserve`` or ``tensor``."""
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path = PEERS
     guarded: bool = False
 
-    def body(self, image: bytes) -> tuple[bytes, str]:
-        """The request's body and its Content-Type."""
+    def body(self, image: bytes) -> Body:
+        """The request's, of a JPEG or, for ``tensor``, of pixels, ``uint8[H, W, 3]`` with equal
+        sides."""
         if self.form == "raw":
-            return image, "image/jpeg"
+            return image, {"Content-Type": "image/jpeg"}
+        if self.form == "tensor":
+            side = isqrt(len(image) // 3)
+            tensor = {
+                "name": "image", "shape": [1, side, side, 3], "datatype": "UINT8",
+                "parameters": {"binary_data_size": len(image)},
+            }  # fmt: skip
+            document = json.dumps({"inputs": [tensor]}).encode()
+            length = {"Inference-Header-Content-Length": str(len(document))}
+            return document + image, {"Content-Type": "application/octet-stream", **length}
         if self.form == "kserve":
-            document = {"instances": [{"b64": base64.b64encode(image).decode()}]}
-            return json.dumps(document).encode(), "application/json"
+            instances = {"instances": [{"b64": base64.b64encode(image).decode()}]}
+            return json.dumps(instances).encode(), {"Content-Type": "application/json"}
         head = (
             f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{self.form}"; '
             'filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
         )
         tail = f"\r\n--{BOUNDARY}--\r\n"
-        return head.encode() + image + tail.encode(), f"multipart/form-data; boundary={BOUNDARY}"
+        form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        return head.encode() + image + tail.encode(), form
 
 
 def lazaret(

@@ -65,7 +65,7 @@ def bare_milliseconds(body: bytes, requests: int, log: Path) -> list[float]:
     )  # fmt: skip
     bare = Contestant("uvicorn", command, folder=Path.cwd())
     found = []
-    with started(bare, PORT, (body, "image/jpeg"), {}, log):
+    with started(bare, PORT, (body, {"Content-Type": "image/jpeg"}), {}, log):
         connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
         for _ in range(requests):
             begun = time.perf_counter()
@@ -105,7 +105,9 @@ def main() -> None:
     body = picture()
     one = lazaret(reduced(work / "bundle"), PORT, 1, work)
     found: list[dict[str, float]] = []
-    with started(one, PORT, (body, "image/jpeg"), {"OMP_NUM_THREADS": "1"}, work / "log"):
+    with started(
+        one, PORT, (body, {"Content-Type": "image/jpeg"}), {"OMP_NUM_THREADS": "1"}, work / "log"
+    ):
         connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
         for number in range(arguments.requests + WARM):
             told = ask(connection, body)

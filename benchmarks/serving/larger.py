@@ -12,58 +12,53 @@ import argparse
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.serving.__main__ import picture
 from benchmarks.serving.contestants import Contestant, lazaret, peers
-from benchmarks.serving.measure import load, started, write_script
+from benchmarks.serving.measure import load, looped, started, write_script
 from benchmarks.stand_in import resnet, write_stand_in
+from detectors.bundle import GRAPH
 from detectors.guard import IN_FULL, TRIAGE
 from models.export import export_bare
+from models.imaging.decode import decode
+from models.imaging.rendering import RenderingPolicy
 from models.machine import describe
 
 PORT = 18_200
 AT_ONCE = 8
 SIDE = 224
-GUARDS = {"first stage": TRIAGE, "in full": IN_FULL}
+FIRST = "first-stage"
+GUARDS = {FIRST: TRIAGE, "in-full": IN_FULL}
 PEERS = ("mosec", "FastAPI on uvicorn")
 
 
-def contestants(folder: Path, environments: Path) -> list[Contestant]:
+def contestants(folder: Path, name: str, environments: Path) -> list[Contestant]:
     """Us under each guard, then the unguarded servers that are installed."""
     cores = os.cpu_count() or 1
     ours = []
     for number, (guard, workers, threads) in enumerate(
         [
-            ("first stage", 1, cores),
-            ("first stage", 1, 1),
-            ("first stage", cores, 1),
-            ("in full", 1, 1),
+            (FIRST, 1, cores),
+            (FIRST, 1, 1),
+            (FIRST, cores, 1),
+            ("in-full", 1, 1),
         ]
     ):
         place = folder / str(number)
         place.mkdir(exist_ok=True)
-        bundle = folder / guard.replace(" ", "-")
+        bundle = folder / guard
         one = lazaret(bundle, PORT, workers, place, threads)
         runs = cores // workers // threads
-        name = f"lazaret, {guard}: workers {workers}, runs at once {runs}, threads {threads}"
-        ours.append(replace(one, name=name))
+        said = guard.replace("-", " ")
+        what = f"lazaret, {said}: workers {workers}, runs at once {runs}, threads {threads}"
+        ours.append(replace(one, name=what))
+        if guard == FIRST and runs > 1:
+            path, pixels = f"/v2/models/{name}/infer", f"{what}, pixels for a file"
+            ours.append(replace(one, name=pixels, path=path, form="tensor"))
     return [*ours, *(one for one in peers(environments, PORT) if one.name in PEERS)]
-
-
-def raw(model: Path, image: Path, seconds: float, *how: str) -> tuple[float, float]:
-    """Images a second and CPU milliseconds an image of the loop."""
-    found = subprocess.check_output(
-        [sys.executable, "-m", "benchmarks.serving.raw_loop", str(model), str(image), str(SIDE),
-         str(seconds), *how],
-        text=True,
-    )  # fmt: skip
-    rate, cpu = map(float, found.split())
-    return rate, cpu
 
 
 def main() -> None:
@@ -89,8 +84,11 @@ def main() -> None:
         "every image in full; they accept everything (`benchmarks/stand_in.py`); the JPEG of "
         f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
-        "without decoding. Medians over interleaved rounds; rates over the limit's are of the "
-        "same round. CPU an image is the number to trust on a busy machine.",
+        "without decoding; the same of the first stage's graph, with decoding and the marks of "
+        "the query history, is what no server of it is above. `pixels for a file`: what was "
+        "decoded, sent as a tensor of the inference protocol. Medians over interleaved rounds; "
+        "rates over the limit's are of the same round. CPU an image is the number to trust on a "
+        "busy machine.",
         "",
         "| model | what | CPU ms an image | over the limit's | images/s | over the limit's |",
         "|---|---|---|---|---|---|",
@@ -102,7 +100,7 @@ def main() -> None:
         model = resnet(name, SIDE)
         (folder / "model.onnx").write_bytes(export_bare(model))
         for guard, detectors in GUARDS.items():
-            write_stand_in(folder / guard.replace(" ", "-"), model, detectors)
+            write_stand_in(folder / guard, model, detectors)
         del model
         lines += measured(folder, name, arguments, busy)
     lines += [
@@ -121,11 +119,14 @@ def measured(
     folder: Path, name: str, arguments: argparse.Namespace, busy: list[float]
 ) -> list[str]:
     """The rows of one model."""
-    image, environment = picture(), {
+    image = picture()
+    pixels = decode(image, policy=RenderingPolicy(jpeg=(SIDE, SIDE))).pixels.tobytes()
+    environment = {
         "BENCH_MODEL": str(folder / "model.onnx"), "BENCH_SIDE": str(SIDE),
         "BENCH_PORT": str(PORT), "BENCH_WORKERS": str(os.cpu_count() or 1),
     }  # fmt: skip
-    (folder / "scan.jpg").write_bytes(image)
+    scan = folder / "scan.jpg"
+    scan.write_bytes(image)
     rates: dict[str, list[float]] = defaultdict(list)
     costs: dict[str, list[float]] = defaultdict(list)
 
@@ -136,11 +137,14 @@ def measured(
 
     limit = "limit: the bare model in a loop"
     for _ in range(arguments.rounds):
-        keep(limit, *raw(folder / "model.onnx", folder / "scan.jpg", arguments.seconds))
-        how = (folder / "model.onnx", folder / "scan.jpg", arguments.seconds, "decode")
-        keep("the same with decoding", *raw(*how))
-        for one in contestants(folder, arguments.peers.absolute()):
-            body = one.body(image)
+        keep(limit, *looped(folder / "model.onnx", scan, SIDE, arguments.seconds))
+        for what, graph, *also in (
+            ("the same with decoding", "model.onnx", "decode"),
+            ("the first stage in a loop, with decoding", f"{FIRST}/{GRAPH}", "decode", "mark"),
+        ):
+            keep(what, *looped(folder / graph, scan, SIDE, arguments.seconds, *also))
+        for one in contestants(folder, name, arguments.peers.absolute()):
+            body = one.body(pixels if one.form == "tensor" else image)
             script = write_script(folder / "post.lua", body)
             url = f"http://127.0.0.1:{PORT}{one.path}"
             threads = {} if one.guarded else {"OMP_NUM_THREADS": "1"}

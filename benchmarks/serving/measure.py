@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.contestants import Contestant
+from benchmarks.serving.contestants import Body, Contestant
 
 START_SECONDS = 120.0
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -82,7 +83,7 @@ def memory_mb(pid: int) -> float:
 
 @contextmanager
 def started(
-    one: Contestant, port: int, body: tuple[bytes, str], environment: Mapping[str, str], log: Path
+    one: Contestant, port: int, body: Body, environment: Mapping[str, str], log: Path
 ) -> Iterator[tuple[int, float]]:
     """Start it; its process and the seconds until it answered a real request."""
     begun = time.monotonic()
@@ -112,9 +113,9 @@ def started(
                 continue
 
 
-def answers(url: str, body: tuple[bytes, str]) -> bool:
+def answers(url: str, body: Body) -> bool:
     """Whether a request is answered with 200."""
-    request = urllib.request.Request(url, body[0], {"Content-Type": body[1]})
+    request = urllib.request.Request(url, body[0], dict(body[1]))
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return bool(response.status == 200)
@@ -122,10 +123,10 @@ def answers(url: str, body: tuple[bytes, str]) -> bool:
         return False
 
 
-def check_accepted(url: str, body: tuple[bytes, str]) -> None:
+def check_accepted(url: str, body: Body) -> None:
     """Raises ``RuntimeError`` unless the guard accepts the image: a held one opens a case, which
     keeps the whole file."""
-    request = urllib.request.Request(url, body[0], {"Content-Type": body[1]})
+    request = urllib.request.Request(url, body[0], dict(body[1]))
     with urllib.request.urlopen(request, timeout=10) as response:
         verdict = json.load(response)["verdict"]
     if verdict != "accept":
@@ -151,15 +152,29 @@ def load(
     )  # fmt: skip
 
 
-def write_script(path: Path, body: tuple[bytes, str]) -> Path:
+def looped(graph: Path, image: Path, side: int, seconds: float, *also: str) -> tuple[float, float]:
+    """Images a second and CPU milliseconds an image of ``benchmarks.serving.raw_loop``: the limit
+    of every server."""
+    found = subprocess.check_output(
+        [sys.executable, "-m", "benchmarks.serving.raw_loop", str(graph), str(image), str(side),
+         str(seconds), *also],
+        text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    rate, cpu = map(float, found.split())
+    return rate, cpu
+
+
+def write_script(path: Path, body: Body) -> Path:
     """wrk's script for a body, which lies beside it."""
-    content = path.with_suffix(".body")
-    content.write_bytes(body[0])
+    content, headers = body
+    beside = path.with_suffix(".body")
+    beside.write_bytes(content)
+    named = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
     path.write_text(
-        f'local file = io.open("{content}", "rb")\n'
+        f'local file = io.open("{beside}", "rb")\n'
         'wrk.method = "POST"\n'
         'wrk.body = file:read("*a")\n'
-        f'wrk.headers["Content-Type"] = "{body[1]}"\n'
+        f"{named}"
         "done = function(summary, latency)\n"
         '  print("result requests " .. summary.requests)\n'
         '  print("result failures " .. summary.errors.status + summary.errors.timeout'
