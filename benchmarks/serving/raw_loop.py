@@ -1,9 +1,10 @@
 """The limit: ONNX Runtime on a graph in a loop, one thread a core, and no server.
 
-python -m benchmarks.serving.raw_loop MODEL.onnx SCAN.jpg SIDE SECONDS [decode] [mark]
+python -m benchmarks.serving.raw_loop MODEL.onnx SCAN.jpg SIDE SECONDS [decode] [mark] [together]
 
 Prints images a second and the CPU milliseconds of each; with ``decode`` every image is first
-decoded from the file, with ``mark`` it is marked for the query history too.
+decoded from the file, with ``mark`` it is marked for the query history too; ``together`` runs eight
+at once.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+
 from detectors.query_disguise import likeness_of
 from detectors.query_fingerprint import Fingerprinter, cells_of
 from models.imaging import Limits, RenderingPolicy
 from models.imaging.decode import decode
 from models.onnx_engine import OnnxEngine
 from models.spec import Preprocessing
+
+TOGETHER = 8
 
 
 def main() -> None:
@@ -29,18 +34,23 @@ def main() -> None:
     data, policy = Path(file).read_bytes(), RenderingPolicy(jpeg=(int(side), int(side)))
     first = decode(data, None, Limits(), policy)
     preprocessing, fingerprinter = Preprocessing(), Fingerprinter(b"benchmark")
+    most = TOGETHER if "together" in also else 1
     counts: list[int] = []
 
     def loop(until: float) -> None:
         count = 0
         while time.perf_counter() < until:
-            image = decode(data, None, Limits(), policy) if "decode" in also else first
-            if "mark" in also:
+            images = [
+                decode(data, None, Limits(), policy) if "decode" in also else first
+                for _ in range(most)
+            ]
+            for image in images if "mark" in also else ():
                 cells = cells_of(image.pixels, preprocessing)
                 fingerprinter.of_cells(cells, image.digest, "model")
                 likeness_of(cells)
-            engine.run(image.pixels[None])
-            count += 1
+            pixels = [image.pixels for image in images]
+            engine.run(pixels[0][None] if most == 1 else np.stack(pixels))
+            count += most
         counts.append(count)
 
     engine.run(first.pixels[None])
