@@ -86,7 +86,8 @@ def main() -> None:
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
         "without decoding; the same of the first stage's graph, with decoding and the marks of "
         "the query history, is what no server of it is above. `pixels for a file`: what was "
-        "decoded, sent as a tensor of the inference protocol. Medians over interleaved rounds; "
+        "decoded, sent as a tensor of the inference protocol. What is in flight when a load ends "
+        f"counts for nothing, {AT_ONCE} images a load. Medians over interleaved rounds; "
         "rates over the limit's are of the same round. CPU an image is the number to trust on a "
         "busy machine.",
         "",

@@ -139,6 +139,22 @@ def test_an_idle_engine_lets_what_is_being_decoded_catch_up_but_waits_for_nothin
     asyncio.run(scenario())
 
 
+def test_an_engine_that_takes_its_time_for_an_image_does_not_wait_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.batcher.GATHER_SECONDS", 30.0)
+    monkeypatch.setattr("service.batcher.COMPANY_SECONDS", 0.0)  # any run is longer
+
+    async def scenario() -> None:
+        async with batching(FakeEngine()) as batcher:
+            await batcher.read(image(20))
+            for _ in range(8):
+                batcher.expect()
+            assert (await batcher.read(image(21))).queued < 5
+
+    asyncio.run(scenario())
+
+
 def test_runs_at_once_do_not_wait_for_one_another() -> None:
     class Together(FakeEngine):
         inside = threading.Barrier(2, timeout=5)
