@@ -109,7 +109,7 @@ bench-queries: $(VENV)/.dev ## the query history: attacks, benign patterns, fing
 		--page docs/results/query_fingerprints.md
 	$(BIN)/python -m benchmarks.query_disguises --data $(RUN)/query-phantoms \
 		--page docs/results/query_disguises.md
-	$(BIN)/python benchmarks/query_history_cost.py --out docs/results/query_history_cost.md
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/query_history_cost.py --out docs/results/query_history_cost.md
 
 docs: $(VENV)/.dev ## write the pages that come from the code
 	$(BIN)/python -m service.settings > docs/settings.md

@@ -204,7 +204,7 @@ def main() -> None:
         [
             "# What the query history costs",
             "",
-            f"`python benchmarks/query_history_cost.py`; {describe()}.",
+            f"`OPENBLAS_NUM_THREADS=1 python benchmarks/query_history_cost.py`; {describe()}.",
             "",
             "Milliseconds. A fingerprint, made on the thread that decodes:",
             "",

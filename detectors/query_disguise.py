@@ -12,6 +12,7 @@ NumPy only.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ TIE = 0.1
 Float = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Likeness:
     """An image as it is compared; frequencies, no pixels."""
 
@@ -53,7 +54,7 @@ class Likeness:
         """``float32[25, F]``, of unit length: at each whole cell."""
         return _unit(self.whole).reshape(-1, self.whole.shape[-1])
 
-    @property
+    @cached_property
     def moved(self) -> Float:
         """``float32[81, F]``, of unit length: at each position."""
         # Between two whole cells lies the mean of both: the transform is linear.
