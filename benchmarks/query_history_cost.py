@@ -1,6 +1,6 @@
 """What the query history costs: milliseconds and bytes a query, by how much is remembered.
 
-    python benchmarks/query_history_cost.py [--out docs/results/query_history_cost.md]
+    OPENBLAS_NUM_THREADS=1 python benchmarks/query_history_cost.py [--out PAGE.md]
 
 Stores are filled with strangers up to their size, then asked: of ten queries, eight are about other
 pictures, one repeats and one is a near-duplicate. Redis is a private one on the loopback address

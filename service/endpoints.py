@@ -40,7 +40,7 @@ async def handle(gateway: Gateway, request: Request, model: str | None) -> Answe
 
 class _Direct(APIRoute):
     """A route that FastAPI documents and whose endpoint gets its one parameter, ``model``, without
-    FastAPI's solving of dependencies, which takes longer than the rest of the routing."""
+    FastAPI's solving of dependencies, which takes as long as the rest of the routing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         async def handler(request: Request) -> Response:

@@ -102,10 +102,7 @@ class Gateway:
         timing = found.timing.recorded(now - judged, now - question.started)
         if attack and self.response == "throttle":
             raise self._throttled(question, record)
-        # in the loop's next turn: the caller need not wait for what is counted and logged
-        asyncio.get_running_loop().call_soon(
-            self.tell, question, record, guard, found, timing, received - question.started
-        )
+        self.tell(question, record, guard, found, timing, received - question.started)
         shown = told.decision if silent else found.decision
         case_id = record.case_id if shown.held else None
         return answer(record.request_id, guard, shown, said, case_id, timing)

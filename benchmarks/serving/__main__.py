@@ -112,6 +112,7 @@ def main() -> None:
     image, cores = picture(), os.cpu_count() or 1
     guards = {"in full": reduced(work / "full"), "first stage": first_stage(work / "first")}
     model = Bundle.open(guards["in full"]).manifest.model
+    side = model.preprocessing.size[0]
     bare, scan = zoo.ZOO / "phantom" / "model.onnx", work / "scan.jpg"
     scan.write_bytes(image)
     marked = "decoding, the query history's mark and the first stage"
@@ -124,7 +125,7 @@ def main() -> None:
     looping: dict[str, list[tuple[float, float]]] = defaultdict(list)
     environment = {
         "BENCH_MODEL": str(bare),
-        "BENCH_SIDE": str(model.preprocessing.size[0]),
+        "BENCH_SIDE": str(side),
         "BENCH_PORT": str(PORT),
         "BENCH_WORKERS": str(cores),
         "OMP_NUM_THREADS": "1",
@@ -145,7 +146,6 @@ def main() -> None:
     busy = [os.getloadavg()[0]]
     for number in range(arguments.rounds):
         for what, (graph, *also) in floors.items():
-            side = model.preprocessing.size[0]
             looping[what].append(looped(graph, scan, side, arguments.seconds, *also))
         for one in everyone[number % len(everyone) :] + everyone[: number % len(everyone)]:
             if one.name in failed:

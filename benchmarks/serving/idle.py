@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.__main__ import picture, reduced
-from benchmarks.serving.contestants import Contestant, lazaret
+from benchmarks.serving.contestants import Body, Contestant, lazaret
 from benchmarks.serving.measure import started
 from models.machine import describe
 
@@ -33,10 +33,10 @@ PAUSE_SECONDS = 0.02
 """Between an answer and the next request, so that nothing of the one is left for the other."""
 
 
-def ask(connection: http.client.HTTPConnection, body: bytes) -> dict[str, float]:
+def ask(connection: http.client.HTTPConnection, body: Body) -> dict[str, float]:
     """Milliseconds of one request: as the caller sees it, and by stage."""
     begun = time.perf_counter()
-    connection.request("POST", "/diagnose", body, {"Content-Type": "image/jpeg"})
+    connection.request("POST", "/diagnose", *body)
     answer = json.loads(connection.getresponse().read())
     whole = 1000 * (time.perf_counter() - begun)
     stages = answer["timing_ms"]
@@ -57,19 +57,19 @@ async def nothing(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"0" * 1000})
 
 
-def bare_milliseconds(body: bytes, requests: int, log: Path) -> list[float]:
+def bare_milliseconds(image: bytes, requests: int, log: Path) -> list[float]:
     """What a caller of ``nothing`` waits."""
     command = (
         sys.executable, "-m", "uvicorn", "benchmarks.serving.idle:nothing", "--port", str(PORT),
         "--lifespan", "off", "--log-level", "warning",
     )  # fmt: skip
     bare = Contestant("uvicorn", command, folder=Path.cwd())
-    found = []
-    with started(bare, PORT, (body, {"Content-Type": "image/jpeg"}), {}, log):
+    found, body = [], bare.body(image)
+    with started(bare, PORT, body, {}, log):
         connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
         for _ in range(requests):
             begun = time.perf_counter()
-            connection.request("POST", "/", body, {"Content-Type": "image/jpeg"})
+            connection.request("POST", "/", *body)
             connection.getresponse().read()
             found.append(1000 * (time.perf_counter() - begun))
             time.sleep(PAUSE_SECONDS)
@@ -102,12 +102,11 @@ def main() -> None:
     work = arguments.work.absolute()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    body = picture()
+    image = picture()
     one = lazaret(reduced(work / "bundle"), PORT, 1, work)
+    body = one.body(image)
     found: list[dict[str, float]] = []
-    with started(
-        one, PORT, (body, {"Content-Type": "image/jpeg"}), {"OMP_NUM_THREADS": "1"}, work / "log"
-    ):
+    with started(one, PORT, body, {"OMP_NUM_THREADS": "1"}, work / "log"):
         connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
         for number in range(arguments.requests + WARM):
             told = ask(connection, body)
@@ -129,7 +128,7 @@ def main() -> None:
     ]
     rows = {stage: [told[stage] for told in found] for stage in found[0]}
     rows["floor: an empty application on uvicorn"] = bare_milliseconds(
-        body, arguments.requests + WARM, work / "log"
+        image, arguments.requests + WARM, work / "log"
     )
     rows["floor: a row committed to SQLite"] = commit_milliseconds(
         work / "floor.sqlite3", arguments.requests + WARM

@@ -30,8 +30,8 @@ from models.machine import describe
 PORT = 18_200
 AT_ONCE = 8
 SIDE = 224
-FIRST = "first-stage"
-GUARDS = {FIRST: TRIAGE, "in-full": IN_FULL}
+FIRST, FULL = "first-stage", "in-full"
+GUARDS = {FIRST: TRIAGE, FULL: IN_FULL}
 PEERS = ("mosec", "FastAPI on uvicorn")
 
 
@@ -44,7 +44,7 @@ def contestants(folder: Path, name: str, environments: Path) -> list[Contestant]
             (FIRST, 1, cores),
             (FIRST, 1, 1),
             (FIRST, cores, 1),
-            ("in-full", 1, 1),
+            (FULL, 1, 1),
         ]
     ):
         place = folder / str(number)
@@ -85,7 +85,7 @@ def main() -> None:
         f"[serving.md](serving.md), decoded at a quarter of its size; {AT_ONCE} requests at once. "
         "The limit is ONNX Runtime in a loop on the bare model, one thread a core, with and "
         "without decoding; the same of the first stage's graph, with decoding and the marks of "
-        "the query history, is what no server of it is above. `pixels for a file`: what was "
+        "the query history, is what a server of it can come near. `pixels for a file`: what was "
         "decoded, sent as a tensor of the inference protocol. What is in flight when a load ends "
         f"counts for nothing, {AT_ONCE} images a load. Medians over interleaved rounds; "
         "rates over the limit's are of the same round. CPU an image is the number to trust on a "

@@ -1,6 +1,7 @@
 """The limit: ONNX Runtime on a graph in a loop, one thread a core, and no server.
 
-python -m benchmarks.serving.raw_loop MODEL.onnx SCAN.jpg SIDE SECONDS [decode] [mark] [together]
+OPENBLAS_NUM_THREADS=1 \\
+  python -m benchmarks.serving.raw_loop MODEL.onnx SCAN.jpg SIDE SECONDS [decode] [mark] [together]
 
 Prints images a second and the CPU milliseconds of each; with ``decode`` every image is first
 decoded from the file, with ``mark`` it is marked for the query history too; ``together`` runs eight
